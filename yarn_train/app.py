@@ -1,0 +1,136 @@
+"""What ``train.py`` does with a composed configuration: check everything, prepare data, train, evaluate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from . import config as schema
+from .data.progress import progress_bar
+from .data.store import prepare
+from .data.tokenize import load_tokenizer
+from .dist import runtime as dist_runtime
+from .dist.collectives import barrier
+from .errors import ConfigError, YarnTrainError
+from .model.attention import choose_kernel
+from .model.load import DTYPES, load_config, unsupported
+from .rope import hf as rope_hf
+from .stages import Stage, resolve
+from .train import run_folder
+from .train.curriculum import run_stages
+from .train.init_from import check_weights, find_model
+
+
+def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
+    """Run a composed configuration to its end, or on from where its run folder stands.
+
+    Args:
+        raw: the composed options as a plain nested dict.
+        typed: keys the user typed on the command line.
+        folder: the run folder.
+
+    Raises:
+        YarnTrainError: anything a user can cause; every configuration problem is found before weights load.
+    """
+    stages = resolve(raw, folder, typed)
+    cfg = stages[0].cfg
+    base = check_run(stages)
+    if cfg.run.resume == "never":
+        run_folder.refuse_existing(folder)
+    tokenizer = load_tokenizer(cfg.model.path)
+    weights = first_weights(stages, base, tokenizer)
+    # Every rank may get here; a file lock lets one of them prepare. No collective waits for it: none exists yet.
+    data = {stage.name: stage_data(stage) for stage in stages if not stage.finished}
+    runtime = dist_runtime.start()
+    say = print_line if runtime.is_main else silent
+    if runtime.is_main:
+        run_folder.freeze_config(folder, schema.build(raw))
+        run_folder.start_record(folder, cfg, runtime.world_size, str(runtime.device))
+    barrier()
+    reason = "failed"
+    try:
+        say(f"run folder: {folder}")
+        done = run_stages(stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say)
+        reason = "complete" if done else "stopped by train.stop_after"
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
+    except YarnTrainError as error:
+        reason = f"failed: {error}"
+        raise
+    except Exception as error:
+        reason = f"failed: {type(error).__name__}: {error}"
+        raise
+    finally:
+        if runtime.is_main:
+            run_folder.end_record(folder, reason)
+
+
+def check_run(stages: list[Stage]) -> PretrainedConfig:
+    """Every check that needs no weights: batch arithmetic, kernel, architecture and RoPE of all stages at once.
+
+    Returns:
+        The unscaled base config.
+
+    Raises:
+        ConfigError: listing all problems.
+    """
+    problems: list[str] = []
+    world_size = dist_runtime.world_size()
+    base = load_config(stages[0].cfg.model.path)
+    problems += unsupported(base)
+    for stage in stages:
+        for check in (
+            lambda s: schema.validate(s.cfg, world_size),
+            lambda s: choose_kernel(s.cfg.model.attention, dist_runtime.device(), DTYPES[s.cfg.model.dtype]),
+        ):
+            try:
+                check(stage)
+            except ConfigError as error:
+                problems += [p for p in error.problems if p not in problems]
+        problems += [p for p in rope_hf.check_base(base, stage.cfg.rope) if p not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return base
+
+
+def first_weights(stages: list[Stage], base: PretrainedConfig, tokenizer: Any) -> str | None:
+    """Where the first stage's weights come from: None for a random initialisation."""
+    cfg = stages[0].cfg
+    if cfg.run.init_from is not None:
+        source = find_model(cfg.run.init_from)
+        length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length
+        check_weights(source, base, tokenizer, length or 0)
+        return source
+    return None if cfg.model.init == "random" else cfg.model.path
+
+
+def stage_data(stage: Stage) -> Path:
+    """The stage's prepared training data, prepared now if it is missing."""
+    data = stage.cfg.data
+    with progress_bar(f"prepare {data.source}") as update:
+        return prepare(
+            data.source,
+            data.path,
+            "train",
+            data.held_out,
+            data.seq_len,
+            stage.cfg.model.path,
+            data.workers,
+            data.cache,
+            update,
+            say=print_line if dist_runtime.rank() == 0 else silent,
+        )
+
+
+def print_line(text: str) -> None:
+    """A line for the user, at once even when the output is a file."""
+    print(text, flush=True)
+
+
+def silent(text: str) -> None:
+    """The same on ranks that do not print."""
+

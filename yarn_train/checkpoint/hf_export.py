@@ -1,0 +1,109 @@
+"""Export to a Hugging Face folder that plain transformers loads, compared with the trained model before it counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import CheckpointError
+from ..rope import hf as rope_hf
+from ..rope.frequencies import RopeTable
+
+PROBE_TOKENS = 96
+# Relative L2 difference of the probe's logits that the trained model's compute dtype explains. Weights and RoPE table
+# are compared exactly; this last check is for anything else in the saved config.
+LOGITS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def probe(vocab_size: int, span: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A short sequence whose positions reach over the whole extended window, so wrong frequencies cannot hide.
+
+    Returns:
+        input_ids [1, PROBE_TOKENS], position_ids [1, PROBE_TOKENS] rising from 0 to span - 1.
+    """
+    tokens = min(PROBE_TOKENS, span)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, vocab_size, (1, tokens), generator=generator)
+    position_ids = torch.linspace(0, span - 1, tokens, dtype=torch.float64).long().unsqueeze(0)
+    return input_ids, position_ids
+
+
+def write_model(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    table: RopeTable,
+    probe_logits: torch.Tensor,
+    compute_dtype: torch.dtype,
+) -> None:
+    """Write config, weights and tokenizer aside, reload them in plain transformers, compare, then rename.
+
+    Args:
+        folder: where the model goes; must not exist.
+        model: the trained transformers module (its config is exported; its weights may be sharded and are not read).
+        weights: complete weights on the CPU.
+        dtype: dtype of the exported weights.
+        table: the RoPE table the model was trained with; the reloaded model must compute the same.
+        probe_logits: the trained model's logits on :func:`probe`, computed in `compute_dtype`.
+
+    Raises:
+        CheckpointError: the reloaded model has other weights, another RoPE table or other logits.
+    """
+    aside = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(aside, ignore_errors=True)
+    exported = {name: tensor.to(dtype) for name, tensor in weights.items()}
+    _save(aside, model, exported, tokenizer, dtype)
+    reloaded = AutoModelForCausalLM.from_pretrained(aside, dtype=dtype, attn_implementation="sdpa").eval()
+    rope_hf.verify_tables(reloaded, table)
+    _compare_weights(exported, reloaded.state_dict())
+    input_ids, position_ids = probe(model.config.vocab_size, model.config.max_position_embeddings)
+    with torch.inference_mode():
+        # The mask of ones keeps transformers from taking the probe's jumping positions for packed documents.
+        mask = torch.ones_like(input_ids)
+        got = reloaded(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
+    _compare_logits(probe_logits, got.float(), LOGITS_TOLERANCE[compute_dtype])
+    aside.rename(folder)
+
+
+def _compare_weights(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in got or not torch.equal(tensor, got[name]):
+            raise CheckpointError(f"the exported model differs from the trained one in {name}; nothing was published")
+
+
+def _compare_logits(expected: torch.Tensor, got: torch.Tensor, tolerance: float) -> None:
+    error = ((expected - got).norm() / expected.norm()).item()
+    if not error <= tolerance:
+        raise CheckpointError(
+            f"the exported model differs from the trained one: relative logit difference {error:.3g}, "
+            f"allowed {tolerance:.3g}; nothing was published and the checkpoint is intact"
+        )
+
+
+def _save(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+) -> None:
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is model.get_input_embeddings().weight:
+        weights = {k: v for k, v in weights.items() if not k.startswith("lm_head.")}  # tied: one copy on disk
+    # A fresh, unsharded module of the same config: save_pretrained knows its naming rules and shard sizes.
+    with torch.device("meta"):
+        shell = type(model)(model.config)
+    shell.save_pretrained(folder, state_dict=weights, max_shard_size="5GB")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["use_cache"] = True
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(rope_hf.write_both_spellings(config), indent=2, sort_keys=True) + "\n")
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,375 @@
+"""The configuration schema: frozen dataclasses whose defaults, choices and meanings live here and nowhere else.
+
+``build`` turns the plain dict that Hydra composed into a :class:`Config` and reports every unknown key, wrong type and
+forbidden value at once; ``validate`` adds the rules that span several keys. Neither touches files, devices or the
+network, so a bad option is reported before anything expensive starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigError, problem
+
+
+def option(
+    default: Any,
+    doc: str,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field with its meaning, its choices and its lower bound (`minimum` inclusive, `above` exclusive)."""
+    metadata = {"doc": doc, "choices": choices, "minimum": minimum, "above": above}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    name: str = option("run", "name of the run; its folder is outputs/<name>")
+    dir: str = option("", "run folder; empty means outputs/<run.name>")
+    seed: int = option(0, "seed of initialisation and sample order", minimum=0)
+    resume: str = option(
+        "auto",
+        "auto: continue what the run folder holds; never: refuse a folder that holds a run already",
+        choices=("auto", "never"),
+    )
+    init_from: str | None = option(
+        None, "start from these weights: a run folder, a stage folder, a model folder or a hub id"
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = option("data/base", "base model: a Hugging Face folder or hub id")
+    init: str = option(
+        "pretrained",
+        "pretrained: load the weights; random: build the architecture of model.path untrained (pretraining)",
+        choices=("pretrained", "random"),
+    )
+    dtype: str = option(
+        "bfloat16",
+        "compute dtype; master weights, gradients and optimizer state are always float32",
+        choices=("bfloat16", "float32"),
+    )
+    attention: str = option(
+        "auto",
+        "attention kernel; auto takes flash_attention_2 where it can run, else sdpa",
+        choices=("auto", "flash_attention_2", "sdpa"),
+    )
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    method: str = option(
+        "yarn", "how RoPE frequencies are scaled", choices=("none", "pi", "ntk", "ntk_by_parts", "yarn")
+    )
+    factor: float = option(16.0, "s: extended length / ORIGINAL length, absolute in every stage", minimum=1.0)
+    original_max_position_embeddings: int | None = option(
+        None, "L: the length the base was pretrained at; null takes it from an unscaled base config", minimum=1
+    )
+    alpha: float = option(1.0, "pairs with fewer than alpha rotations in L are interpolated fully", above=0.0)
+    beta: float = option(32.0, "pairs with more than beta rotations in L keep their frequency", above=0.0)
+    temperature: float | str = option(
+        "auto", "t: attention logits are divided by t; auto is sqrt(1/t) = 0.1 ln s + 1 for yarn, 1 otherwise"
+    )
+    ramp: str = option(
+        "by_index",
+        "ramp between alpha and beta: linear in the pair index (every server) or in the rotations (paper, Eq. 18)",
+        choices=("by_index", "by_rotations"),
+    )
+    truncate: bool = option(True, "by_index only: round the ramp's ends to whole pairs, as the reference does")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: str = option(
+        "stdlib", "training documents: stdlib, pg19, or both as stdlib+pg19", choices=("stdlib", "pg19", "stdlib+pg19")
+    )
+    path: str | None = option(None, "root folder of the pg19 source (train/*.txt, validation/*.txt, test/*.txt)")
+    cache: str | None = option(None, "prepared data folder; null chooses one below data/cache/ by content")
+    seq_len: int = option(4096, "tokens per training segment", minimum=2)
+    workers: int = option(0, "processes that tokenise; 0 means one per CPU core", minimum=0)
+    held_out: float = option(0.1, "share of stdlib documents never trained on, chosen by hash of the name", minimum=0.0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = option(400, "optimizer steps of the stage", minimum=1)
+    global_batch_size: int = option(64, "sequences per optimizer step over all ranks and accumulation", minimum=1)
+    micro_batch_size: int = option(1, "sequences per forward pass on one rank", minimum=1)
+    stop_after: int | None = option(
+        None, "save a checkpoint and stop cleanly after this step, to be resumed later", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = option(2e-5, "peak learning rate", above=0.0)
+    betas: list[float] = option([0.9, 0.95], "AdamW's two decay rates")
+    eps: float = option(1e-8, "AdamW's epsilon", above=0.0)
+    weight_decay: float = option(0.0, "decoupled weight decay of matrices; vectors are never decayed", minimum=0.0)
+    grad_clip: float = option(1.0, "largest global gradient norm", above=0.0)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    name: str = option("linear", "shape after the warmup", choices=("linear", "cosine", "constant"))
+    warmup_steps: int = option(20, "steps of linear warmup from 0", minimum=0)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    name: str = option("fsdp2", "sharding engine", choices=("fsdp2",))
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    activation: str = option(
+        "none", "none: keep all activations; full: recompute each block in backward", choices=("none", "full")
+    )
+    loss: str = option(
+        "chunked", "full: build all logits; chunked: never more than one chunk of them", choices=("full", "chunked")
+    )
+
+
+@dataclass(frozen=True)
+class CompileConfig:
+    enabled: bool = option(False, "torch.compile every decoder block (one graph for all of them)")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = option(50, "steps between checkpoints; the last step of a stage always makes one", minimum=1)
+    keep: int = option(2, "newest complete checkpoints kept per stage", minimum=1)
+    export_dtype: str = option(
+        "float32", "dtype of the weights in the exported model/", choices=("float32", "bfloat16")
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    enabled: bool = option(True, "evaluate sliding-window perplexity when the last stage is done")
+    windows: list[int] = option([], "context windows in tokens; empty means L, 2L, 4L ... largest factor * L")
+    stride: int = option(256, "tokens a window moves by, and tokens it scores", minimum=1)
+    documents: int = option(12, "held-out documents, each longer than the largest window", minimum=1)
+    windows_per_document: int | None = option(
+        2,
+        "score the SAME windows_per_document * stride tokens of each document at every window size; "
+        "null scores whole documents from their first token, as the reference implementation does",
+        minimum=1,
+    )
+    max_tokens: int | None = option(
+        None, "with windows_per_document=null: tokens of each document that are used; null uses all", minimum=1
+    )
+    baselines: bool = option(True, "also evaluate the untouched base and every method at the first factor, untrained")
+    bos: bool = option(True, "begin every window with BOS, as the reference does")
+    source: str | None = option(
+        None, "documents to evaluate on; null takes data.source", choices=("stdlib", "pg19", "stdlib+pg19")
+    )
+    split: str = option("test", "held-out split", choices=("validation", "test"))
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    stages: dict[str, Any] = option(
+        {}, "stage name -> options that differ in that stage; empty trains one stage from the options above"
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of one run; one field per folder of ``conf/``."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+
+SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
+FREE_FORM = {"curriculum.stages"}  # keys below these are the user's own stage names
+
+
+def keys() -> list[str]:
+    """Every option as ``section.key``, in schema order."""
+    return [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls)]
+
+
+def defaults() -> dict[str, dict[str, Any]]:
+    """The schema's defaults as a plain nested dict: what Hydra composes experiments on top of."""
+    return dataclasses.asdict(Config())
+
+
+def build(raw: Mapping[str, Any]) -> Config:
+    """Make a typed :class:`Config` of a plain nested dict; missing keys take their default.
+
+    Raises:
+        ConfigError: listing ALL unknown keys, wrong types and forbidden values.
+    """
+    problems: list[str] = []
+    sections = {}
+    for name, values in raw.items():
+        if name not in SECTIONS:
+            problems.append(unknown_key(name, SECTIONS))
+        elif not isinstance(values, Mapping):
+            problems.append(problem(name, values, "a section of options", f"write {name}.<option>=..."))
+        else:
+            sections[name] = _build_section(name, values, problems)
+    if problems:
+        raise ConfigError(problems)
+    config = Config(**sections)
+    problems += _cross_checks(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The problem line of a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "see the options in yarn_train/config.py"
+    return f"{key}: unknown option; {hint}"
+
+
+def _build_section(section: str, values: Mapping[str, Any], problems: list[str]) -> Any:
+    cls = SECTIONS[section]
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    kept = {}
+    for name, value in values.items():
+        key = f"{section}.{name}"
+        if name not in fields:
+            problems.append(unknown_key(key, keys()))
+            continue
+        converted, ok = _convert(value, hints[name])
+        if not ok:
+            problems.append(problem(key, value, _type_name(hints[name]), fields[name].metadata["doc"]))
+            continue
+        problems += _bounds(key, converted, fields[name].metadata)
+        kept[name] = converted
+    return cls(**kept)
+
+
+def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
+    """Value as `hint` says (an int is accepted where a float is asked for), and whether it could be."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        for choice in typing.get_args(hint):
+            converted, ok = _convert(value, choice)
+            if ok:
+                return converted, True
+        return value, False
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), True
+    if hint in (int, float) and isinstance(value, bool):
+        return value, False
+    if origin is list:
+        (item,) = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            return value, False
+        pairs = [_convert(v, item) for v in value]
+        return [v for v, _ in pairs], all(ok for _, ok in pairs)
+    if origin is dict:
+        return (dict(value), True) if isinstance(value, Mapping) else (value, False)
+    return value, isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint).replace("<class '", "").replace("'>", "").replace("typing.Any", "any")
+
+
+def _bounds(key: str, value: Any, metadata: Mapping[str, Any]) -> list[str]:
+    if metadata["choices"] and value is not None and value not in metadata["choices"]:
+        near = difflib.get_close_matches(str(value), metadata["choices"], n=1)
+        fix = f"did you mean {near[0]}?" if near else "choose one of these"
+        return [problem(key, value, " | ".join(metadata["choices"]), fix)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if metadata["minimum"] is not None and not value >= metadata["minimum"]:
+            return [problem(key, value, f">= {metadata['minimum']:g}", metadata["doc"])]
+        if metadata["above"] is not None and not value > metadata["above"]:
+            return [problem(key, value, f"> {metadata['above']:g}", metadata["doc"])]
+    return []
+
+
+def _cross_checks(c: Config) -> list[str]:
+    """Rules between keys that need neither a model nor a world size."""
+    found = []
+    if c.rope.beta <= c.rope.alpha:
+        found.append(
+            problem("rope.beta", c.rope.beta, f"> rope.alpha ({c.rope.alpha:g})", "beta is the fast end: paper 1, 32")
+        )
+    if isinstance(c.rope.temperature, str) and c.rope.temperature != "auto":
+        found.append(problem("rope.temperature", c.rope.temperature, "auto | a number > 0", "use auto or t itself"))
+    if isinstance(c.rope.temperature, float) and c.rope.temperature <= 0:
+        found.append(problem("rope.temperature", c.rope.temperature, "auto | a number > 0", "use auto or t itself"))
+    if isinstance(c.rope.temperature, float) and c.rope.method != "yarn" and c.rope.temperature != 1.0:
+        found.append(
+            problem("rope.temperature", c.rope.temperature, f"auto | 1.0 for {c.rope.method}", "use rope.method=yarn")
+        )
+    if c.rope.method == "none" and c.rope.factor != 1.0:
+        found.append(problem("rope.factor", c.rope.factor, "1 for rope.method=none", "set rope.factor=1 or a method"))
+    if c.rope.ramp == "by_rotations" and not c.rope.truncate:
+        found.append(
+            problem("rope.truncate", False, "true for rope.ramp=by_rotations", "truncate only rounds the by_index ramp")
+        )
+    if len(c.optim.betas) != 2 or not all(0.0 <= b < 1.0 for b in c.optim.betas):
+        found.append(problem("optim.betas", c.optim.betas, "two numbers in [0, 1)", "the paper uses [0.9, 0.95]"))
+    if c.schedule.warmup_steps > c.train.steps:
+        found.append(
+            problem(
+                "schedule.warmup_steps",
+                c.schedule.warmup_steps,
+                f"<= train.steps ({c.train.steps})",
+                "shorten the warmup or train longer",
+            )
+        )
+    if c.data.held_out >= 1.0:
+        found.append(problem("data.held_out", c.data.held_out, "in [0, 1)", "0.1 keeps a tenth for evaluation"))
+    if "pg19" in c.data.source and c.data.path is None:
+        found.append(
+            problem("data.path", None, "a folder with train/*.txt", f"data.source={c.data.source} needs data.path=...")
+        )
+    if "pg19" not in c.data.source and c.data.path is not None and "pg19" not in (c.eval.source or ""):
+        found.append(problem("data.path", c.data.path, "null for data.source=stdlib", "set data.source=pg19 to use it"))
+    return found
+
+
+def validate(config: Config, world_size: int) -> None:
+    """Check the rules that need the number of ranks.
+
+    Raises:
+        ConfigError: listing all of them that are broken.
+    """
+    per_pass = config.train.micro_batch_size * world_size
+    if config.train.global_batch_size % per_pass:
+        raise ConfigError(
+            problem(
+                "train.global_batch_size",
+                config.train.global_batch_size,
+                f"a multiple of train.micro_batch_size * ranks = {config.train.micro_batch_size} * {world_size}",
+                f"use {-(-config.train.global_batch_size // per_pass) * per_pass}, or another number of ranks",
+            )
+        )
+
+
+def accumulation_steps(config: Config, world_size: int) -> int:
+    """Forward/backward passes per optimizer step on one rank."""
+    return config.train.global_batch_size // (config.train.micro_batch_size * world_size)

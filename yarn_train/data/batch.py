@@ -1,0 +1,48 @@
+"""What one forward pass reads: ids, labels that are ALREADY shifted, and positions that are always explicit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of equal length.
+
+    Labels are shifted here, once, before anything is split over ranks: shifting per shard would lose one target at
+    every shard boundary. For the same reason positions travel with the tokens instead of being made anew by the model.
+
+    Attributes:
+        input_ids: [B, S] int64.
+        labels: [B, S] int64; ``labels[b, i]`` is the target of position i, that is ``input_ids[b, i + 1]``;
+            ``IGNORE_INDEX`` where there is none.
+        position_ids: [B, S] int64, absolute.
+        num_valid: number of labels that are not ``IGNORE_INDEX``.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    num_valid: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(
+            self.input_ids.to(device, non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+            self.position_ids.to(device, non_blocking=non_blocking),
+            self.num_valid,
+        )
+
+
+def make_batch(segments: torch.Tensor) -> Batch:
+    """Make the batch of ``segments`` [B, S] int64: labels shifted left by one, the last of each row ignored."""
+    rows, length = segments.shape
+    labels = torch.full_like(segments, IGNORE_INDEX)
+    labels[:, :-1] = segments[:, 1:]
+    positions = torch.arange(length, device=segments.device).expand(rows, length).contiguous()
+    return Batch(segments, labels, positions, num_valid=rows * (length - 1))

@@ -1,0 +1,28 @@
+"""Reductions of scalars over ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+
+def sum_scalar(value: torch.Tensor) -> torch.Tensor:
+    """Sum of a scalar tensor over all ranks; returned on every rank (the argument is not changed)."""
+    total = value.detach().clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def max_int(value: int, device: torch.device) -> int:
+    """Largest value of an integer over all ranks."""
+    tensor = torch.tensor(value, dtype=torch.int64, device=device)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.get_world_size() > 1:
+        dist.barrier()

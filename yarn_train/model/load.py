@@ -1,0 +1,81 @@
+"""Build the model of a run: Hugging Face config + RoPE table + kernel, then weights (or random ones)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from ..config import RopeConfig
+from ..errors import ConfigError, problem
+from ..rope import hf as rope_hf
+from .attention import Kernel
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """Config of a Hugging Face folder or hub id; no weights are touched and no remote code is run.
+
+    Raises:
+        ConfigError: nothing readable at `path`.
+    """
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise ConfigError(problem("model.path", path, "an existing folder or a hub id", "check the spelling"))
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            problem("model.path", path, "a folder with config.json, or a hub id this machine can reach", first)
+        ) from error
+
+
+def unsupported(config: PretrainedConfig) -> list[str]:
+    """Problems of an architecture whose head does more than a matrix product, which the losses would not see."""
+    found = []
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, key, None) not in (None, 1.0):
+            found.append(
+                problem("model.path", f"{key}={getattr(config, key)}", "a plain output head", "use another base model")
+            )
+    return found
+
+
+def build_model(weights: str | None, base: PretrainedConfig, rope: RopeConfig, kernel: Kernel) -> PreTrainedModel:
+    """The model in fp32 (master weights) on the CPU, with the run's RoPE table in its own rotary module, verified.
+
+    Args:
+        weights: Hugging Face folder or hub id to read weights from; None initialises them at random.
+        base: the config that ``model.path`` came with, RoPE unscaled.
+
+    Raises:
+        ConfigError: RoPE cannot be applied to this config, or tensors are missing from `weights`.
+    """
+    config = rope_hf.scaled_config(base, rope)
+    config.use_cache = False
+    if weights is None:
+        config.dtype = torch.float32
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel.implementation)
+    else:
+        model = _load_weights(weights, config, kernel)
+    rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
+    return model
+
+
+def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTrainedModel:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=kernel.implementation,
+        output_loading_info=True,
+        use_safetensors=True,
+    )
+    wrong = {k: sorted(map(str, info[k]))[:3] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]}
+    if wrong:
+        raise ConfigError(
+            problem("model.path", path, "weights that match config.json exactly", f"wrong tensors: {wrong}")
+        )
+    return model

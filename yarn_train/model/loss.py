@@ -1,0 +1,88 @@
+"""Next-token cross-entropy as a SUM over valid tokens, with all logits or with one chunk of them at a time.
+
+Both forms return a sum so that the caller can divide by the global number of valid tokens: the loss and its gradients
+are then the same for every split of a batch into ranks, micro-batches and shards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+IGNORE_INDEX = -100
+CPU_CHUNK_LOGITS = 2**22  # 16 MiB of fp32 logits: stays in a CPU's last-level cache
+GPU_CHUNK_LOGITS = 2**27  # 512 MiB of fp32 logits: large enough to keep a GPU's matrix units busy
+MIN_CHUNK_TOKENS = 128
+
+
+def full_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Summed cross-entropy through the complete logits matrix.
+
+    Args:
+        hidden: final hidden states, [tokens, hidden_size].
+        weight: output embedding, [vocab, hidden_size].
+        labels: ALREADY shifted targets, [tokens]; ``IGNORE_INDEX`` is not counted.
+
+    Returns:
+        fp32 scalar.
+    """
+    logits = F.linear(hidden, weight).float()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+def chunked_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Same value and gradients as :func:`full_loss`, but never more than one chunk of logits exists.
+
+    The gradients are computed in the forward pass, chunk by chunk, while that chunk's logits are at hand, so the head's
+    matrix product is not run a second time in backward.
+    """
+    return _ChunkedLoss.apply(hidden, weight, labels, chunk_tokens(weight))
+
+
+def chunk_tokens(weight: torch.Tensor) -> int:
+    """Tokens per chunk such that a chunk's fp32 logits fit the device's budget."""
+    budget = GPU_CHUNK_LOGITS if weight.is_cuda else CPU_CHUNK_LOGITS
+    return max(MIN_CHUNK_TOKENS, budget // weight.shape[0])
+
+
+LOSSES = {"full": full_loss, "chunked": chunked_loss}
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int
+    ) -> torch.Tensor:
+        needs_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        # fp32 accumulator: bf16 sums over hundreds of chunks would lose the small contributions
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
+        for start in range(0, hidden.shape[0], chunk):
+            part = hidden[start : start + chunk]
+            target = labels[start : start + chunk]
+            valid = target != IGNORE_INDEX
+            index = target.clamp_min(0).unsqueeze(1)
+            logits = F.linear(part, weight).float()
+            log_z = torch.logsumexp(logits, dim=1, keepdim=True)
+            loss += ((log_z - logits.gather(1, index)).squeeze(1) * valid).sum()
+            if grad_hidden is None or grad_weight is None:
+                continue
+            grad_logits = logits.sub_(log_z).exp_()  # softmax, in the logits' own memory
+            grad_logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=torch.float32))
+            grad_logits.mul_(valid.unsqueeze(1))
+            grad_logits = grad_logits.to(weight.dtype)
+            torch.mm(grad_logits, weight, out=grad_hidden[start : start + chunk])
+            grad_weight += torch.mm(grad_logits.t(), part)
+        if grad_hidden is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+            ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0]
+        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None

@@ -1,0 +1,88 @@
+"""Runs the stages of a run one after the other; a finished stage is never run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from ..checkpoint import hf_export
+from ..dist.collectives import barrier
+from ..dist.runtime import Runtime
+from ..model.load import DTYPES
+from ..rope import hf as rope_hf
+from ..stages import Stage
+from . import run_folder
+from .loop import Trainer, fit
+from .setup import Say, build_trainer
+
+DataFolder = Callable[[Stage], Path]
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    base: PretrainedConfig,
+    tokenizer: Any,
+    first_weights: str | None,
+    data_folder: DataFolder,
+    runtime: Runtime,
+    say: Say,
+) -> bool:
+    """Train every stage that is not finished, each from the weights of the one before it.
+
+    Args:
+        stages: in order; their factors are absolute against the base's original length.
+        base: unscaled config of model.path.
+        first_weights: model folder or hub id stage 1 starts from; None builds random weights.
+        data_folder: prepared data of a stage.
+
+    Returns:
+        False when ``train.stop_after`` stopped a stage before its end.
+    """
+    weights = first_weights
+    for stage in stages:
+        if stage.finished:
+            say(f"stage {stage.folder.name}: already complete, not run again")
+        else:
+            say(f"stage {stage.folder.name}: starts from {weights or 'random weights'}")
+            if runtime.is_main:
+                run_folder.freeze_config(stage.folder, stage.cfg)
+            barrier()
+            trainer = build_trainer(stage, base, weights, data_folder(stage), runtime, say)
+            try:
+                done = fit(trainer)
+            finally:
+                trainer.sinks.close()
+            if not done:
+                say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command resumes")
+                return False
+            export(trainer, stage, base, tokenizer, say)
+        weights = str(stage.model_folder)
+    return True
+
+
+def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say) -> None:
+    """Write the stage's Hugging Face folder; collective, because gathering weights and the probe's forward are."""
+    module, runtime = trainer.engine.module, trainer.runtime
+    config = module.model.config
+    input_ids, position_ids = hf_export.probe(config.vocab_size, config.max_position_embeddings)
+    module.eval()
+    with torch.no_grad():
+        logits = module(input_ids.to(runtime.device), position_ids.to(runtime.device)).float().cpu()
+    weights = trainer.engine.full_weights()
+    if runtime.is_main:
+        hf_export.write_model(
+            stage.model_folder,
+            module.model,
+            weights,
+            tokenizer,
+            dtype=DTYPES[stage.cfg.checkpoint.export_dtype],
+            table=rope_hf.table_for(base, stage.cfg.rope),
+            probe_logits=logits,
+            compute_dtype=DTYPES[stage.cfg.model.dtype],
+        )
+    barrier()
+    say(f"exported {stage.model_folder}: reloaded in plain transformers, same weights, RoPE table and logits")

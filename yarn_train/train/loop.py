@@ -1,0 +1,99 @@
+"""The training loop: ``fit`` is the sentence, ``train_step`` the one visible optimizer step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..checkpoint.manager import CheckpointManager
+from ..checkpoint.state import TrainState
+from ..config import Config
+from ..data.loader import Loader
+from ..dist.collectives import max_int, sum_scalar
+from ..dist.runtime import Runtime
+from ..engine.base import Engine
+from ..metrics.meter import mfu, peak_memory_bytes
+from ..metrics.sinks import FanOut
+from ..optim.schedule import lr_at
+
+
+@dataclass
+class Trainer:
+    """Everything one stage trains with; built by ``train.setup``."""
+
+    cfg: Config
+    runtime: Runtime
+    engine: Engine
+    loader: Loader
+    checkpoints: CheckpointManager
+    sinks: FanOut
+    state: TrainState
+    flops_per_token: float
+    peak_flops: float | None
+
+
+def fit(trainer: Trainer) -> bool:
+    """Train until the stage's last step; returns False when ``train.stop_after`` stopped it earlier."""
+    cfg = trainer.cfg
+    last = cfg.train.steps
+    stop = min(last, cfg.train.stop_after or last)
+    while trainer.state.step < stop:
+        row = train_step(trainer)
+        trainer.sinks.write(row)
+        step = trainer.state.step
+        if step % cfg.checkpoint.every == 0 or step == stop:
+            trainer.checkpoints.save(trainer.engine, trainer.state)
+    return trainer.state.step == last
+
+
+def train_step(trainer: Trainer) -> dict[str, Any]:
+    """One optimizer step over the global batch; advances ``trainer.state`` and returns the step's metrics."""
+    cfg, runtime, state = trainer.cfg, trainer.runtime, trainer.state
+    started = time.perf_counter()
+    ids = trainer.loader.step_ids(state.samples)
+    batches = trainer.loader.micro_batches(ids, runtime.rank, runtime.world_size)
+    batches = [batch.to(runtime.device) for batch in batches]
+    data_wait = time.perf_counter() - started
+
+    # The divisor is global and known before the first backward: any split of the batch gives the same gradients.
+    local_tokens = torch.tensor(sum(b.num_valid for b in batches), dtype=torch.float32, device=runtime.device)
+    global_tokens = sum_scalar(local_tokens)
+    loss_sum = torch.zeros((), device=runtime.device)
+    for batch in batches:
+        loss = trainer.engine.module(batch.input_ids, batch.position_ids, batch.labels)
+        trainer.engine.backward(loss, global_tokens)
+        loss_sum += loss.detach()
+    lr = lr_at(
+        state.step,
+        name=cfg.schedule.name,
+        peak=cfg.optim.lr,
+        warmup_steps=cfg.schedule.warmup_steps,
+        total_steps=cfg.train.steps,
+    )
+    grad_norm = trainer.engine.step(lr)
+    mean_loss = (sum_scalar(loss_sum) / global_tokens).item()  # waits for the device: the clock below is honest
+
+    step_tokens = len(ids) * cfg.data.seq_len
+    seconds = time.perf_counter() - started
+    rate = step_tokens / seconds
+    trainer.state = dataclasses.replace(
+        state, step=state.step + 1, tokens=state.tokens + step_tokens, samples=state.samples + len(ids)
+    )
+    return {
+        "step": trainer.state.step,
+        "tokens": trainer.state.tokens,
+        "loss": mean_loss,
+        "lr": lr,
+        "grad_norm": grad_norm.item(),
+        "tokens_per_second": rate,
+        "mfu": mfu(rate, trainer.flops_per_token, trainer.peak_flops, runtime.world_size),
+        "peak_memory_bytes": max_int(peak_memory_bytes(runtime.device), runtime.device),
+        "data_wait_seconds": data_wait,
+        "seconds": seconds,
+        "step_tokens": step_tokens,
+        "segments": ids,
+    }

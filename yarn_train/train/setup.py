@@ -1,0 +1,115 @@
+"""The only wiring: turns one stage's configuration into a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import PretrainedConfig
+
+from ..checkpoint.manager import CheckpointManager
+from ..checkpoint.state import TrainState
+from ..config import accumulation_steps
+from ..data.loader import Loader
+from ..data.store import open_segments
+from ..dist.runtime import Runtime, seed_everything
+from ..engine.fsdp2 import FSDP2Engine
+from ..metrics.sinks import ConsoleSink, FanOut, JsonlSink
+from ..model import flops
+from ..model.attention import choose_kernel
+from ..model.causal_lm import CausalLM
+from ..model.load import DTYPES, build_model
+from ..parallel.plan import parallelize
+from ..rope import hf as rope_hf
+from ..stages import Stage
+from .loop import Trainer
+
+Say = Callable[[str], None]
+
+
+def build_trainer(
+    stage: Stage, base: PretrainedConfig, weights: str | None, data: Path, runtime: Runtime, say: Say
+) -> Trainer:
+    """Model, engine, data and checkpoints of one stage, resumed from its newest checkpoint if there is one.
+
+    Args:
+        base: the unscaled config of model.path.
+        weights: model folder or hub id of the first weights; None builds them at random.
+        data: prepared data folder.
+        say: prints a line on the main process.
+    """
+    cfg = stage.cfg
+    seed_everything(cfg.run.seed)
+    kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
+    say(f"attention: {kernel.name} ({kernel.reason})")
+    module = CausalLM(build_model(weights, base, cfg.rope, kernel), cfg.memory.loss).to(runtime.device)
+    matmul = flops.matmul_parameters(module)
+    mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
+    for line in parallelize(module, cfg, mesh):
+        say(line)
+    table = rope_hf.table_for(base, cfg.rope)
+    rope_hf.verify_tables(module.model, table)
+    say(rope_line(stage, base))
+    engine = FSDP2Engine(module, cfg.optim)
+    checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
+    state = TrainState(step=0, tokens=0, samples=0, seed=cfg.run.seed, world_size=runtime.world_size)
+    newest = checkpoints.newest()
+    if newest is not None:
+        state = checkpoints.load(engine, newest)
+        rope_hf.verify_tables(module.model, table)
+        say(f"resumed from {newest} at step {state.step}")
+    loader = Loader(
+        open_segments(data),
+        seed=cfg.run.seed,
+        global_batch_size=cfg.train.global_batch_size,
+        micro_batch_size=cfg.train.micro_batch_size,
+    )
+    say(batch_line(stage, runtime.world_size, len(loader.segments)))
+    config = module.model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Trainer(
+        cfg=cfg,
+        runtime=runtime,
+        engine=engine,
+        loader=loader,
+        checkpoints=checkpoints,
+        sinks=_sinks(stage, runtime, state),
+        state=state,
+        flops_per_token=flops.flops_per_token(
+            matmul, config.num_hidden_layers, config.num_attention_heads * head_dim, cfg.data.seq_len
+        ),
+        peak_flops=flops.peak_flops(runtime.device),
+    )
+
+
+def rope_line(stage: Stage, base: PretrainedConfig) -> str:
+    """One line that says what RoPE the stage trains with."""
+    rope = stage.cfg.rope
+    table = rope_hf.table_for(base, rope)
+    length = rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
+    return (
+        f"rope: {rope.method}, factor {rope.factor:g} x original {length} = {rope.factor * length:g} tokens, "
+        f"attention factor {table.attention_factor:.6f}; table verified in fp32 on every rank"
+    )
+
+
+def batch_line(stage: Stage, world_size: int, segments: int) -> str:
+    """One line of batch arithmetic."""
+    train, seq_len = stage.cfg.train, stage.cfg.data.seq_len
+    accumulation = accumulation_steps(stage.cfg, world_size)
+    tokens = train.global_batch_size * seq_len
+    return (
+        f"batch: {train.global_batch_size} sequences x {seq_len} tokens = {tokens:,} per step = "
+        f"{train.micro_batch_size} x {accumulation} accumulation x {world_size} rank(s); "
+        f"{train.steps} steps = {tokens * train.steps:,} tokens of {segments * seq_len:,} prepared"
+    )
+
+
+def _sinks(stage: Stage, runtime: Runtime, state: TrainState) -> FanOut:
+    if not runtime.is_main:
+        return FanOut([])
+    tokens_per_step = stage.cfg.train.global_batch_size * stage.cfg.data.seq_len
+    console = ConsoleSink(stage.folder.name, state.step, stage.cfg.train.steps, tokens_per_step)
+    return FanOut([JsonlSink(stage.folder / "metrics.jsonl", state.step), console])
+
