@@ -2,8 +2,8 @@
 
     python data/prepare.py data.source=pg19 data.path=<folder> model.path=<tokenizer or model>
 
-Takes the same options as ``train.py`` and reads the ``data`` and ``model.path`` ones. Training would prepare the same
-folder itself if it were missing.
+Takes the options of ``train.py`` and prepares what a run with them would train on, all stages included. Training
+prepares the same folder itself if it is missing.
 """
 
 from __future__ import annotations
@@ -11,69 +11,63 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the package's is only once it is installed
+# A script finds the modules beside it; the package is one folder up and need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import hydra  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from yarn_train.config import Config, build  # noqa: E402
-from yarn_train.data.store import manifest, prepare  # noqa: E402
-from yarn_train.errors import YarnTrainError  # noqa: E402
+from yarn_train import cli
+from yarn_train.config import Config
+from yarn_train.data.progress import progress_bar
+from yarn_train.data.store import manifest, prepare
+from yarn_train.stages import resolve
 
 SHOWN = ("source", "documents", "skipped", "tokens_in", "segments", "seq_len", "remainder", "dtype", "content_sha256")
 
 
-def run(config: Config) -> Path:
-    """Prepare the train split of ``config.data`` and print what it holds and how long that took."""
-    data = config.data
+def prepare_stages(raw: dict[str, Any], typed: set[str], run_folder: Path) -> None:
+    """Prepare the training data of every stage of a composed configuration."""
+    _remove_if_empty(run_folder)  # Hydra made it, and nothing runs here
+    done: list[Config] = []
+    for stage in resolve(raw, run_folder, typed):
+        if all((stage.cfg.data, stage.cfg.model.path) != (cfg.data, cfg.model.path) for cfg in done):
+            prepare_one(stage.cfg)
+            done.append(stage.cfg)
+
+
+def prepare_one(cfg: Config) -> Path:
+    """Prepare the train split of ``cfg.data``; print what the folder holds and how long it took."""
+    data = cfg.data
     notes: list[str] = []
     started = time.perf_counter()
-    with tqdm(unit="doc", desc="tokenise", smoothing=0.05, disable=None) as bar:
-
-        def progress(done: int, total: int, tokens: int) -> None:
-            bar.total = total
-            bar.set_postfix(tokens=f"{tokens:,}", refresh=False)
-            bar.update(done - bar.n)
-
+    with progress_bar(f"prepare {data.source}") as update:
         folder = prepare(
             data.source,
             data.path,
             "train",
             data.held_out,
             data.seq_len,
-            config.model.path,
+            cfg.model.path,
             data.workers,
             data.cache,
-            progress,
+            update,
             say=notes.append,
         )
     seconds = time.perf_counter() - started
-    _summary(folder, notes, seconds)
-    return folder
-
-
-def _summary(folder: Path, notes: list[str], seconds: float) -> None:
     described = manifest(folder)
-    print("\n".join(notes) if notes else f"prepared: {folder}")
+    print("\n".join(notes) if notes else f"prepared in {seconds:.1f} s: {folder}")
     for key in SHOWN:
         print(f"  {key:<16} {described[key]}")
     print(f"  {'bytes_per_token':<16} {described['bytes_in'] / described['tokens_in']:.3f}")
     if not notes:
-        print(f"  {'seconds':<16} {seconds:.1f} ({described['bytes_in'] / 1e6 / seconds:.1f} MB/s)")
+        print(f"  {'MB/s':<16} {described['bytes_in'] / 1e6 / seconds:.1f}")
+    return folder
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Compose the configuration and prepare; a mistake of the user's is one message and exit code 2."""
-    try:
-        run(build(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
-    except YarnTrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(prepare_stages)

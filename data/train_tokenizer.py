@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the package's is only once it is installed
+# A script finds the modules beside it; the package is one folder up and need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from yarn_train.data.sources import SOURCES, Document, documents, read_all  # noqa: E402
-from yarn_train.errors import YarnTrainError  # noqa: E402
+from yarn_train.data.sources import SOURCES, Document, documents, read_all
+from yarn_train.errors import YarnTrainError
 
 BOS, EOS = "<s>", "</s>"
 

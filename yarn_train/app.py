@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .data.store import prepare
 from .data.tokenize import load_tokenizer
 from .dist import runtime as dist_runtime
 from .dist.collectives import barrier
+from .eval import suite
 from .errors import ConfigError, YarnTrainError
 from .model.attention import choose_kernel
 from .model.load import DTYPES, load_config, unsupported
@@ -54,6 +55,8 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     try:
         say(f"run folder: {folder}")
         done = run_stages(stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say)
+        if done and cfg.eval.enabled:
+            evaluate_run(stages, base, tokenizer, weights, folder, runtime, say)
         reason = "complete" if done else "stopped by train.stop_after"
     except KeyboardInterrupt:
         reason = "interrupted"
@@ -95,6 +98,26 @@ def check_run(stages: list[Stage]) -> PretrainedConfig:
     if problems:
         raise ConfigError(problems)
     return base
+
+
+def evaluate_run(
+    stages: list[Stage],
+    base: PretrainedConfig,
+    tokenizer: Any,
+    weights: str | None,
+    folder: Path,
+    runtime: dist_runtime.Runtime,
+    say: Callable[[str], None],
+) -> None:
+    """Perplexity of the base, the untrained methods and every stage; then the report (on the main process)."""
+    cfg = stages[0].cfg
+    length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
+    chosen = suite.variants(stages, weights)
+    scoring = suite.plan(cfg, tokenizer, length, max(stage.cfg.rope.factor for stage in stages))
+    suite.evaluate(chosen, base, scoring, cfg, folder / "eval" / "perplexity.json", runtime, say)
+    if runtime.is_main:
+        suite.write_frequencies(folder / "frequencies.json", chosen, base, length)
+        show_report(folder)
 
 
 def first_weights(stages: list[Stage], base: PretrainedConfig, tokenizer: Any) -> str | None:

@@ -22,19 +22,19 @@ from yarn_train.errors import ConfigError, DataError
 from yarn_train.eval.perplexity import Scores, choose_documents, rows, score, write_rows
 
 VOCABULARY = 61
-SIZES = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    initializer_range=0.4,  # large enough that answers depend on the context
-    pad_token_id=None,
-    bos_token_id=None,
-    eos_token_id=None,
-)
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.4,  # large enough that answers depend on the context
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,8 @@ def test_rows_have_the_published_keys_and_survive_json(tmp_path, llama, document
     assert all(list(r)[: len(published) + 1] == [*published, "documents"] for r in made)
     broken = rows("broken", "pi", None, 16.0, "01_s16", Scores(8, 8, [math.nan, 1.0], [8, 8], 1))
     huge = rows("huge", "pi", None, 16.0, "01_s16", Scores(8, 8, [1e9], [8], 1))
-    assert broken[0]["perplexity"] is None and huge[0]["perplexity"] is None
+    assert broken[0]["perplexity"] is None
+    assert huge[0]["perplexity"] is None
     write_rows(tmp_path / "eval" / "perplexity.json", [*made, *broken])
     assert json.loads((tmp_path / "eval" / "perplexity.json").read_text()) == [*made, *broken]
     assert [p.name for p in (tmp_path / "eval").iterdir()] == ["perplexity.json"]
@@ -210,7 +211,7 @@ def test_rows_have_the_published_keys_and_survive_json(tmp_path, llama, document
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "perplexity.json"
     write_rows(path, [{"perplexity": 1.0}])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON"):
         write_rows(path, [{"perplexity": math.nan}])
     assert json.loads(path.read_text()) == [{"perplexity": 1.0}]
     assert [p.name for p in tmp_path.iterdir()] == ["perplexity.json"]

@@ -68,7 +68,8 @@ def test_same_target_context_is_as_long_as_the_window_allows(stride, data):
     n = data.draw(st.integers(2, 300))
     k = data.draw(st.integers(0 if bos else 1, n - 1))
     for w in sliding_windows(n, window, stride, k, bos):
-        assert w.begin >= 0 and w.score_begin - w.begin + bos >= 1
+        assert w.begin >= 0
+        assert w.score_begin - w.begin + bos >= 1
         assert w.scored == min(stride, n - w.score_begin)
         assert positions(w, bos) <= window
         if w.begin > 0:

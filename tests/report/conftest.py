@@ -9,6 +9,8 @@ import random
 import pytest
 import yaml
 
+from yarn_train.report import style
+
 LENGTH, THETA, HEAD_DIM, ALPHA, BETA = 256, 10_000.0, 64, 1.0, 32.0
 WINDOWS = (256, 512, 1024, 2048, 4096, 8192)
 PERPLEXITY = [  # label, method, ramp, factor, stage, values at WINDOWS
@@ -81,6 +83,12 @@ def write_stage(folder, factor, steps, first, last, seed):
             out.write(json.dumps(record) + "\n")
 
 
+@pytest.fixture(autouse=True)
+def coarse_pictures(monkeypatch):
+    """A quarter of the resolution: drawing is nearly all of the time these tests take."""
+    monkeypatch.setitem(style.STYLE, "figure.dpi", 40)
+
+
 @pytest.fixture
 def run_folder(tmp_path):
     """A finished run: two stages, every method evaluated, tables written."""
@@ -95,6 +103,7 @@ def run_folder(tmp_path):
         "seed": 0,
         "world_size": 1,
         "exit_reason": "finished",
+        "starts": [{"host": "a", "world_size": 1}, {"host": "b", "world_size": 1}],
     }
     (folder / "run.json").write_text(json.dumps(info))
     rows = [
@@ -107,7 +116,7 @@ def run_folder(tmp_path):
     (folder / "eval").mkdir()
     (folder / "eval" / "perplexity.json").write_text(json.dumps(rows))
     tables = [
-        {"label": label.split(",")[0] + (", Eq. 18" if ramp == "by_rotations" else ""), "method": method, "ramp": ramp,
+        {"label": label, "method": method, "ramp": ramp,
          "factor": factor, "inv_freq": inv_freq(method, ramp, factor), "attention_factor": 1.0}
         for label, method, ramp, factor, _, _ in PERPLEXITY
     ]  # fmt: skip

@@ -105,5 +105,14 @@ def _save(
     config["use_cache"] = True
     config["dtype"] = str(dtype).removeprefix("torch.")
     path.write_text(json.dumps(rope_hf.write_both_spellings(config), indent=2, sort_keys=True) + "\n")
+    _edit_json(folder / "generation_config.json", use_cache=True)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+    if tokenizer.is_fast and type(tokenizer).__name__ == "TokenizersBackend":
+        # transformers 5's name for a tokenizer.json without a model-specific class; transformers 4 knows it as this.
+        _edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+
+
+def _edit_json(path: Path, **changes: object) -> None:
+    if path.is_file():
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=2) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -26,3 +28,12 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if dist.get_world_size() > 1:
         dist.barrier()
+
+
+def from_main(value: Any) -> Any:
+    """Rank 0's value on every rank (a small picklable object): one rank looks at the disk, all act alike."""
+    if dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -143,25 +143,14 @@ def rows(
     Returns:
         Rows ready for JSON; ``perplexity`` is None where it is infinite or NaN, which JSON cannot hold.
     """
-    result = []
-    for mode in MODES:
-        value = scores.perplexity(mode)
-        row = {
-            "label": label,
-            "method": method,
-            "ramp": ramp,
-            "factor": factor,
-            "stage": stage,
-            "window": scores.window,
-            "stride": scores.stride,
-            "mode": mode,
-            "perplexity": value if math.isfinite(value) else None,
-            "tokens": scores.tokens,
-            "documents": scores.documents,
-            "score_from": scores.score_from,
-        }
-        result.append(row)
-    return result
+    same: dict[str, Any] = {"label": label, "method": method, "ramp": ramp, "factor": factor, "stage": stage}
+    same |= {"window": scores.window, "stride": scores.stride}
+    counts = {"tokens": scores.tokens, "documents": scores.documents, "score_from": scores.score_from}
+    values = {mode: scores.perplexity(mode) for mode in MODES}
+    return [
+        {**same, "mode": mode, "perplexity": value if math.isfinite(value) else None, **counts}
+        for mode, value in values.items()
+    ]
 
 
 def write_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -43,24 +44,28 @@ def unsupported(config: PretrainedConfig) -> list[str]:
     return found
 
 
-def build_model(weights: str | None, base: PretrainedConfig, rope: RopeConfig, kernel: Kernel) -> PreTrainedModel:
+def build_model(
+    weights: str | None, base: PretrainedConfig, rope: RopeConfig | None, kernel: Kernel
+) -> PreTrainedModel:
     """The model in fp32 (master weights) on the CPU, with the run's RoPE table in its own rotary module, verified.
 
     Args:
         weights: Hugging Face folder or hub id to read weights from; None initialises them at random.
         base: the config that ``model.path`` came with, RoPE unscaled.
+        rope: how to scale it; None keeps the config's own RoPE, scaled or not (evaluation only).
 
     Raises:
         ConfigError: RoPE cannot be applied to this config, or tensors are missing from `weights`.
     """
-    config = rope_hf.scaled_config(base, rope)
+    config = copy.deepcopy(base) if rope is None else rope_hf.scaled_config(base, rope)
     config.use_cache = False
     if weights is None:
         config.dtype = torch.float32
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel.implementation)
     else:
         model = _load_weights(weights, config, kernel)
-    rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
+    if rope is not None:
+        rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
     return model
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ..errors import DataError
 
@@ -144,9 +144,8 @@ def _not_a_run(folder: Path) -> str:
 
 
 def _unreadable(path: Path, what: str, error: object) -> DataError:
-    return DataError(
-        f"{path}: got {error}; allowed: {what}; fix: repair the file, or move it away to report without it"
-    )
+    got = " ".join(str(error).split())  # parsers explain themselves over several lines
+    return DataError(f"{path}: got {got}; allowed: {what}; fix: repair the file, or move it away to report without it")
 
 
 def _json(path: Path, kind: type) -> Any:

@@ -187,19 +187,21 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _speed(stage: Stage) -> tuple[float, float]:
     """Mean tokens/s (all tokens over all time, not the mean of rates) and seconds spent in steps."""
-    totals = stage.series("tokens")
     tokens = seconds = before = 0.0
-    for total, rate in zip(totals, stage.series("tokens_per_second"), strict=True):
+    series = (stage.series(key) for key in ("tokens", "tokens_per_second", "seconds"))
+    for total, rate, took in zip(*series, strict=True):
         if math.isfinite(total) and rate > 0:
             tokens += total - before
-            seconds += (total - before) / rate
+            seconds += took if math.isfinite(took) else (total - before) / rate
         before = total if math.isfinite(total) else before
     return (tokens / seconds, seconds) if seconds > 0 else (math.nan, math.nan)
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return " ".join(map(_text, value))
+        return ("; " if any(isinstance(item, dict) for item in value) else " ").join(map(_text, value))
     if isinstance(value, bool) or value is None:
         return "not stated" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

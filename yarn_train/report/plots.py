@@ -15,7 +15,8 @@ from .style import GREY, MARKERS, TRAINED, identity, mean, picture, spread
 from .tables import perplexity_caption
 
 LABELLED_DIRECTLY = 12  # more end labels than this do not fit beside the axes
-IN_LEGEND = 36
+IN_LEGEND = 28
+METHOD_NAMES = {"pi": "PI", "ntk": "NTK-aware", "ntk_by_parts": "NTK-by-parts", "yarn": "YaRN"}
 
 
 @picture
@@ -192,11 +193,16 @@ def _label_ends(axes: Axes, curves: dict[str, list[Row]], stages: Sequence[str])
 
 
 def _legend_beside(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    shown = min(len(labels), IN_LEGEND)
-    title = f"first {shown} of {len(labels)}; all are in the table" if shown < len(labels) else None
-    place: Any = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 8 if shown <= 18 else 6.5}
-    axes.legend(handles[:shown], labels[:shown], title=title, title_fontsize=8, **place)
+    """Legend of a crowded plot: trained models first, and no more entries than the axes are high."""
+    lines = sorted(
+        (line for line in axes.get_lines() if not str(line.get_label()).startswith("_")),
+        key=lambda line: line.get_linestyle() != "-",
+    )
+    shown = lines[:IN_LEGEND]
+    title = f"{len(shown)} of {len(lines)}; all are in the table" if len(shown) < len(lines) else None
+    size = 8 if len(shown) <= 18 else 6.5
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, "alignment": "left"}
+    axes.legend(handles=shown, title=title, fontsize=size, title_fontsize=8, **place)
 
 
 def _training_curve(axes: Axes, steps: Sequence[float], values: Sequence[float], color: str, smooth: bool) -> None:
@@ -221,10 +227,12 @@ def _frequency_panel(axes: Axes, data: Frequencies, factor: float, run: Run) -> 
             kept = tuple(round(scaled / f, 6) for scaled, f in zip(table.inv_freq, base, strict=True))
             lines.setdefault(kept, []).append(table)
     axes.axhline(1.0, color="#999999", lw=1, ls=(0, (1, 1.5)))
+    names = {kept: " / ".join(dict.fromkeys(map(_method, tables))) for kept, tables in lines.items()}
+    if len(set(names.values())) < len(names):  # a sweep: the methods' names do not tell its lines apart
+        names = {kept: " / ".join(t.label for t in tables) for kept, tables in lines.items()}
     for kept, tables in list(lines.items())[:LABELLED_DIRECTLY]:
         color, _ = identity(tables[-1], ())
-        names = " / ".join(dict.fromkeys(t.label for t in tables))
-        axes.plot(range(len(kept)), kept, color=color, marker=".", ms=4, lw=1.8, label=names)
+        axes.plot(range(len(kept)), kept, color=color, marker=".", ms=4, lw=1.8, label=names[kept])
     for rotations, name in ((_option(run, "rope.beta"), "beta"), (_option(run, "rope.alpha"), "alpha")):
         pair = _pair_of(rotations, data)
         if pair is not None:
@@ -238,6 +246,11 @@ def _frequency_panel(axes: Axes, data: Frequencies, factor: float, run: Run) -> 
     axes.set_xlabel("pair of head dimensions (fast to slow)")
     axes.set_title(f"s = {factor:g}", fontsize=10, pad=18)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8)
+
+
+def _method(table: Table) -> str:
+    ramp = " (Eq. 18 ramp)" if table.ramp == "by_rotations" else ""
+    return METHOD_NAMES.get(table.method, table.method) + ramp
 
 
 def _option(run: Run, key: str) -> Any:

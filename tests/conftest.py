@@ -1,0 +1,134 @@
+"""Shared fixtures: composed options, a tiny offline model with its tokenizer, books in PG19's layout, running train.py."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from support import ROOT, child_env, launch_command
+from yarn_train import app, cli
+
+LENGTH = 32  # the tiny model's original context
+TINY = (
+    "experiment=extend",
+    "eval=none",
+    "data.source=pg19",
+    "data.seq_len=64",
+    "data.workers=1",
+    "rope.factor=4",
+    "train.steps=8",
+    "schedule.warmup_steps=2",
+    "checkpoint.every=2",
+    "checkpoint.keep=100",
+)
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., dict[str, Any]]:
+    """compose("experiment=smoke", "rope.alpha=2") -> the plain nested dict train.py would get."""
+
+    def composed(*overrides: str) -> dict[str, Any]:
+        cli.register_schema()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            options = OmegaConf.to_container(hydra_compose("config", list(overrides)), resolve=True)
+        assert isinstance(options, dict)
+        return {str(key): value for key, value in options.items()}
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeded word salad in PG19's layout: 8 training books, 2 to validate and 2 to test on."""
+    folder = tmp_path_factory.mktemp("books")
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(120)]
+    for split, count in (("train", 8), ("validation", 2), ("test", 2)):
+        (folder / split).mkdir()
+        for number in range(count):
+            text = " ".join(rng.choices(words, k=400))
+            (folder / split / f"{split}{number}.txt").write_text(text + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(books: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with <s> and </s>, trained on the books."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train([str(p) for p in sorted((books / "train").glob("*.txt"))], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", model_max_length=LENGTH)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A 2-layer Llama with tied embeddings and grouped-query attention, pretrained on nothing."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=len(tiny_tokenizer),
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_args(tiny_model: Path, books: Path, tmp_path: Path) -> list[str]:
+    """Overrides of a few seconds' run on the tiny model, prepared data inside tmp_path."""
+    return [*TINY, f"model.path={tiny_model}", f"data.path={books}", f"data.cache={tmp_path / 'cache'}"]
+
+
+@pytest.fixture
+def train(compose: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """train(folder, *overrides): what train.py does, in this process (one rank)."""
+
+    def run(folder: Path, *overrides: str) -> Path:
+        typed = {text.split("=")[0].lstrip("+") for text in overrides}
+        app.train(compose(*overrides), typed, folder)
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """launch(*overrides, ranks=2): train.py in processes of its own, under torchrun when ranks > 0."""
+
+    def run(*overrides: str, ranks: int = 0, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = launch_command(*overrides, ranks=ranks)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, env=child_env())
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+

@@ -1,0 +1,71 @@
+"""The two commands in ``data/``, run as a user runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+
+
+def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
+    root = books(train=["The whale is a beast of the sea.\n" * 30])
+    command = ["data/prepare.py", f"run.dir={tmp_path}/outputs", "data.source=pg19", f"model.path={plain}"]
+    command += ["data.workers=1", "data.seq_len=64"]
+    first = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache")
+    assert first.returncode == 0, first.stderr
+    assert all(word in first.stdout for word in ("prepared in ", "content_sha256", "MB/s", "remainder"))
+    assert first.stdout.count("segments ") == 1  # two stages, one folder
+    assert not (tmp_path / "outputs").exists()
+    second = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache")
+    assert f"already prepared, nothing to do: {tmp_path}/cache" in second.stdout
+    wrong = run(*command, f"data.path={tmp_path}/nowhere", f"data.cache={tmp_path}/other")
+    assert wrong.returncode == 2
+    assert "data.path: got" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_tokenizer_keeps_code_compact_and_text_whole(books: Callable[..., str], tmp_path: Path, shipped: bool):
+    folder = REPOSITORY / "data" / "base"
+    if not shipped:
+        folder = tmp_path / "out"
+        code = "class A:\n    def f(self):\n        for i in self:\n            yield i\n\n        return None\n"
+        root = books(train=[code * 20], test=["whale"])
+        arguments = ["--source", "pg19", "--path", root, "--out", str(folder), "--vocab-size", "330"]
+        made = run("data/train_tokenizer.py", *arguments)
+        assert made.returncode == 0, made.stderr
+        assert "bytes per token" in made.stdout
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert len(tokenizer("\n        return", add_special_tokens=False)["input_ids"]) <= 2
+    text = "a  b\r\n\t\x00é日本🐋\n\n        x = 12345 # </s>"
+    ids = tokenizer(text.replace("</s>", ""))["input_ids"]
+    assert ids[0] == 0
+    assert ids.count(0) == 1
+    assert tokenizer.decode(ids[1:]) == text.replace("</s>", "")
+
+
+def test_training_a_tokenizer_twice_gives_the_same_file(books: Callable[..., str], tmp_path: Path):
+    root = books(train=["The whale is a beast of the sea; so is the captain.\n" * 50], test=["whale"])
+    for name in ("a", "b"):
+        arguments = ["--source", "pg19", "--path", root, "--out", str(tmp_path / name), "--vocab-size", "320"]
+        made = run("data/train_tokenizer.py", *arguments)
+        assert made.returncode == 0, made.stderr
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+
+
+def test_tokenizer_command_names_a_missing_folder(tmp_path: Path):
+    failed = run("data/train_tokenizer.py", "--source", "pg19", "--path", str(tmp_path / "no"), "--out", str(tmp_path))
+    assert failed.returncode != 0
+    assert "data.path: got" in failed.stderr
+    assert "Traceback" not in failed.stderr
