@@ -41,6 +41,9 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     base = check_run(stages)
     if cfg.run.resume == "never":
         run_folder.refuse_existing(folder)
+    run_folder.check_config(folder, schema.build(raw))
+    for stage in stages:
+        run_folder.check_config(stage.folder, stage.cfg)
     tokenizer = load_tokenizer(cfg.model.path)
     weights = first_weights(stages, base, tokenizer)
     # Every rank may get here; a file lock lets one of them prepare. No collective waits for it: none exists yet.

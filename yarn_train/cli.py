@@ -38,10 +38,14 @@ def run(task: Task) -> None:
     def entry(cfg: DictConfig) -> None:
         options = OmegaConf.to_container(cfg, resolve=True)
         assert isinstance(options, dict)
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            task({str(k): v for k, v in options.items()}, typed_keys(), Path(HydraConfig.get().runtime.output_dir))
+            task({str(k): v for k, v in options.items()}, typed_keys(), folder)
         except YarnTrainError as error:
             fail(error)
+        finally:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # Hydra makes it before anything is checked
 
     entry()
 

@@ -33,8 +33,6 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
     problems = unsupported(base)
     if problems:
         raise ConfigError(problems)
-    if run_folder.is_dir() and not any(run_folder.iterdir()):
-        run_folder.rmdir()  # Hydra made it for a training run
     method, factor = rope_hf.method_of(base)
     length = rope_hf.pretrained_length(base)
     scoring = suite.plan(cfg, load_tokenizer(cfg.model.path), length, factor)

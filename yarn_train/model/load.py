@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ..config import RopeConfig
 from ..errors import ConfigError, problem
@@ -57,6 +58,7 @@ def build_model(
     Raises:
         ConfigError: RoPE cannot be applied to this config, or tensors are missing from `weights`.
     """
+    transformers_logging.disable_progress_bar()  # one bar per tensor count says nothing and hides our own
     config = copy.deepcopy(base) if rope is None else rope_hf.scaled_config(base, rope)
     config.use_cache = False
     if weights is None:

@@ -11,6 +11,7 @@ from ..errors import ConfigError, problem
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES
 from . import fsdp
+from .activation import recompute_blocks
 
 
 def parallelize(module: CausalLM, cfg: Config, mesh: DeviceMesh) -> list[str]:
@@ -21,7 +22,7 @@ def parallelize(module: CausalLM, cfg: Config, mesh: DeviceMesh) -> list[str]:
     """
     done = []
     if cfg.memory.activation == "full":
-        module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_blocks(module.blocks)
         done.append(f"activation checkpointing: {len(module.blocks)} blocks recomputed in backward")
     if cfg.compile.enabled:
         require_compiler(mesh.device_type)

@@ -44,31 +44,35 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(aside, path)
 
 
-def freeze_config(folder: Path, cfg: Config) -> None:
-    """Write the resolved config, or check that the one already there is the same run.
+def check_config(folder: Path, cfg: Config) -> None:
+    """Refuse to continue a folder with options that would change what its earlier steps mean; writes nothing.
 
     Raises:
         CheckpointError: listing every option that differs from what the folder was started with.
     """
     path = folder / "config.yaml"
-    now = _plain(cfg)
-    if path.is_file():
-        then = yaml.safe_load(path.read_text())
-        changed = [
-            f"{key}: was {_get(then, key)!r}, now {_get(now, key)!r}"
-            for key in _flat(now)
-            if _binding(key) and _known(then, key) and _get(then, key) != _get(now, key)
-        ]
-        if changed:
-            lines = "\n".join(f"  - {line}" for line in changed)
-            raise CheckpointError(
-                f"{folder} holds a run with other options, which resuming would mix:\n{lines}\n"
-                "restore them to continue it, or choose another run.name for a new run; nothing was changed"
-            )
+    if not path.is_file():
+        return
+    then, now = yaml.safe_load(path.read_text()), _plain(cfg)
+    changed = [
+        f"{key}: was {_get(then, key)!r}, now {_get(now, key)!r}"
+        for key in _flat(now)
+        if _binding(key) and _known(then, key) and _get(then, key) != _get(now, key)
+    ]
+    if changed:
+        lines = "\n".join(f"  - {line}" for line in changed)
+        raise CheckpointError(
+            f"{folder} holds a run with other options, which resuming would mix:\n{lines}\n"
+            "restore them to continue it, or choose another run.name for a new run; nothing was changed"
+        )
+
+
+def freeze_config(folder: Path, cfg: Config) -> None:
+    """Write the resolved config into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".config.yaml.incomplete"
-    aside.write_text(yaml.safe_dump(now, sort_keys=False))
-    os.replace(aside, path)
+    aside.write_text(yaml.safe_dump(_plain(cfg), sort_keys=False))
+    os.replace(aside, folder / "config.yaml")
 
 
 def refuse_existing(folder: Path) -> None:
