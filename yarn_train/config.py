@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -233,10 +234,9 @@ def build(raw: Mapping[str, Any]) -> Config:
             problems.append(problem(name, values, "a section of options", f"write {name}.<option>=..."))
         else:
             sections[name] = _build_section(name, values, problems)
-    if problems:
-        raise ConfigError(problems)
     config = Config(**sections)
-    problems += _cross_checks(config)
+    named = {p.partition(":")[0] for p in problems}  # already reported, so not again for the default in its place
+    problems += [p for p in _cross_checks(config) if p.partition(":")[0] not in named]
     if problems:
         raise ConfigError(problems)
     return config
@@ -263,8 +263,10 @@ def _build_section(section: str, values: Mapping[str, Any], problems: list[str])
         if not ok:
             problems.append(problem(key, value, _type_name(hints[name]), fields[name].metadata["doc"]))
             continue
-        problems += _bounds(key, converted, fields[name].metadata)
-        kept[name] = converted
+        wrong = _bounds(key, converted, fields[name].metadata)
+        problems += wrong
+        if not wrong:
+            kept[name] = converted
     return cls(**kept)
 
 
@@ -302,6 +304,8 @@ def _bounds(key: str, value: Any, metadata: Mapping[str, Any]) -> list[str]:
         fix = f"did you mean {near[0]}?" if near else "choose one of these"
         return [problem(key, value, " | ".join(metadata["choices"]), fix)]
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            return [problem(key, value, "a finite number", metadata["doc"])]
         if metadata["minimum"] is not None and not value >= metadata["minimum"]:
             return [problem(key, value, f">= {metadata['minimum']:g}", metadata["doc"])]
         if metadata["above"] is not None and not value > metadata["above"]:

@@ -78,10 +78,20 @@ def causal_sdpa(
         [batch, tokens, heads, head_dim] and None (no attention weights).
 
     Raises:
-        ValueError: a mask or a softcap was given, which this kernel does not apply.
+        ValueError: something was given that this kernel does not apply: a mask, a softcap, attention sinks, a sliding
+            window shorter than the keys, or cached keys.
     """
-    if attention_mask is not None or kwargs.get("softcap") is not None:
-        raise ValueError("causal_sdpa applies neither a mask nor a softcap; use another model.attention")
+    window = kwargs.get("sliding_window")
+    ignored = {
+        "a mask": attention_mask is not None,
+        "a softcap": kwargs.get("softcap") is not None,
+        "attention sinks": kwargs.get("s_aux") is not None,
+        f"a sliding window of {window} tokens": isinstance(window, int) and window < key.shape[2],
+        "cached keys": query.shape[2] != key.shape[2],
+    }
+    if any(ignored.values()):
+        given = ", ".join(what for what, is_given in ignored.items() if is_given)
+        raise ValueError(f"causal_sdpa does not apply {given}; use another model.attention or another base model")
     output = F.scaled_dot_product_attention(
         query,
         key,

@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 # Dense bf16 tensor-core peak in FLOP/s, from the vendor's data sheets (without sparsity).
-PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "A10": 125e12}
+# A name matches when the device's name has all of its words; the first match counts, so the slower variants come first.
+PEAK_BF16 = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "A10": 125e12,
+}
 
 
 def matmul_parameters(model: nn.Module) -> int:
@@ -28,8 +39,5 @@ def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 peak of the device in FLOP/s, or None when it is not in the table (then MFU is null, not a guess)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    for known, peak in PEAK_BF16.items():
-        if known in name.split() or f"NVIDIA {known}" in name or known in name.replace("-", " ").split():
-            return peak
-    return None
+    words = set(torch.cuda.get_device_name(device).replace("-", " ").split())
+    return next((peak for known, peak in PEAK_BF16.items() if words.issuperset(known.split())), None)

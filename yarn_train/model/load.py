@@ -72,14 +72,19 @@ def build_model(
 
 
 def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTrainedModel:
-    model, info = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=config,
-        dtype=torch.float32,
-        attn_implementation=kernel.implementation,
-        output_loading_info=True,
-        use_safetensors=True,
-    )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=kernel.implementation,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
+        )
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(problem("model.path", path, "a folder or hub id with safetensors weights", first)) from error
     wrong = {k: sorted(map(str, info[k]))[:3] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]}
     if wrong:
         raise ConfigError(

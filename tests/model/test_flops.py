@@ -1,0 +1,85 @@
+"""The FLOP formula against hand-computed Llama 2 numbers and torch's own counter, and the peak table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from yarn_train.model import flops
+from yarn_train.model.causal_lm import CausalLM
+
+LLAMA2_7B_MATMUL = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 32000 * 4096
+
+
+def test_matmul_parameters_of_llama_2_7b_are_all_but_embeddings_and_norms() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=32))  # its defaults are the 7B
+    assert (model.config.hidden_size, model.config.intermediate_size, model.config.vocab_size) == (4096, 11008, 32000)
+    assert flops.matmul_parameters(model) == LLAMA2_7B_MATMUL == 6_607_077_376
+    assert flops.matmul_parameters(CausalLM(model)) == LLAMA2_7B_MATMUL
+
+
+@pytest.mark.parametrize(("seq_len", "gflop"), [(4096, 42.9), (65536, 91.2), (131072, 142.7)])
+def test_flops_per_token_of_llama_2_7b(seq_len: int, gflop: float) -> None:
+    per_token = flops.flops_per_token(LLAMA2_7B_MATMUL, 32, 4096, seq_len)
+    assert per_token / 1e9 == pytest.approx(gflop, abs=0.05)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 8), (4, 2, 8), (4, 2, 16)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_formula_is_what_torch_counts_with_attention_at_half_of_the_square(
+    heads: int, kv_heads: int, head_dim: int, tied: bool
+) -> None:
+    """torch counts the whole square of scores, we its causal half; linear layers agree exactly."""
+    layers, batch, seq_len, width = 2, 2, 16, heads * head_dim
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=50,
+        tie_word_embeddings=tied,
+    )
+    module = CausalLM(LlamaForCausalLM._from_config(config, attn_implementation="eager"), "full")
+    ids = torch.zeros(batch, seq_len, dtype=torch.long)
+    positions = torch.arange(seq_len).expand(batch, seq_len)
+    with FlopCounterMode(display=False) as counter:
+        module(ids, positions, ids).backward()
+    counted = {str(op): number for op, number in counter.get_flop_counts()["Global"].items()}
+
+    tokens, matmul = batch * seq_len, flops.matmul_parameters(module)
+    assert counted == {"aten.mm": 6 * matmul * tokens, "aten.bmm": 12 * layers * width * seq_len * tokens}
+    ours = flops.flops_per_token(matmul, layers, width, seq_len) * tokens
+    assert ours == counted["aten.mm"] + counted["aten.bmm"] / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA RTX A1000 Laptop GPU", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_peak_is_looked_up_by_whole_words_and_never_guessed(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert flops.peak_flops(torch.device("cuda")) == peak
+
+
+def test_a_cpu_has_no_peak() -> None:
+    assert flops.peak_flops(torch.device("cpu")) is None

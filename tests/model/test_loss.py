@@ -1,0 +1,215 @@
+"""Both losses against float64 cross-entropy, and the promise that only one chunk of logits ever exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yarn_train.data import batch
+from yarn_train.model import loss as losses
+from yarn_train.model.loss import IGNORE_INDEX, LOSSES, chunked_loss, full_loss
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the most elements that any tensor made under it has."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, tuple | list) else [out]
+        self.numel = max([self.numel, *(t.numel() for t in made if isinstance(t, Tensor))])
+        return out
+
+
+def sample(tokens: int, vocab: int, width: int, ignored: float = 0.3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, head and labels of which about a share `ignored` is IGNORE_INDEX."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, vocab, (tokens,), generator=g)
+    labels[torch.rand(tokens, generator=g) < ignored] = IGNORE_INDEX
+    return torch.randn(tokens, width, generator=g), torch.randn(vocab, width, generator=g), labels
+
+
+def with_grads(loss: Loss, hidden: Tensor, weight: Tensor, labels: Tensor, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Value of loss * scale and its gradients by hidden and weight."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    value = loss(hidden, weight, labels) * scale
+    value.backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    return value.detach(), hidden.grad, weight.grad
+
+
+def oracle(hidden: Tensor, weight: Tensor, labels: Tensor, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """The same in float64, by torch alone."""
+
+    def cross_entropy(h: Tensor, w: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(h @ w.T, target, ignore_index=-100, reduction="sum")
+
+    return with_grads(cross_entropy, hidden.double(), weight.double(), labels, scale)
+
+
+def assert_same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-5) -> None:
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=tolerance, atol=tolerance)
+
+
+def set_chunk(patch: pytest.MonkeyPatch, tokens: int, vocab: int) -> None:
+    patch.setattr(losses, "CPU_CHUNK_LOGITS", tokens * vocab)
+    patch.setattr(losses, "MIN_CHUNK_TOKENS", 1)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    tokens=st.integers(1, 24),
+    vocab=st.integers(2, 40),
+    width=st.integers(1, 12),
+    chunk=st.integers(1, 26),
+    ignored=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    scale=st.sampled_from([1.0, 1 / 7, 3.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_full_and_chunked_are_float64_cross_entropy_with_both_gradients(
+    tokens: int, vocab: int, width: int, chunk: int, ignored: float, scale: float, seed: int
+) -> None:
+    inputs = sample(tokens, vocab, width, ignored, seed)
+    expected = oracle(*inputs, scale)
+    assert_same(with_grads(full_loss, *inputs, scale), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        set_chunk(patch, chunk, vocab)
+        assert_same(with_grads(chunked_loss, *inputs, scale), expected)
+
+
+@both
+def test_all_labels_ignored_is_exactly_zero_and_not_nan(loss: Loss) -> None:
+    hidden, weight, labels = sample(9, 11, 4)
+    value, *grads = with_grads(loss, hidden, weight, torch.full_like(labels, IGNORE_INDEX))
+    assert value.item() == 0.0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in grads)
+
+
+@both
+def test_ignored_tokens_get_no_gradient_even_when_their_hidden_state_is_huge(loss: Loss) -> None:
+    hidden, weight, labels = sample(8, 11, 4, ignored=0.0)
+    labels[3] = IGNORE_INDEX
+    hidden[3] = 1e4
+    value, grad_hidden, grad_weight = with_grads(loss, hidden, weight, labels)
+    kept = torch.arange(8) != 3
+    expected = oracle(hidden[kept], weight, labels[kept])
+    assert torch.equal(grad_hidden[3], torch.zeros(4))
+    assert_same((value, grad_hidden[kept], grad_weight), expected)
+
+
+@both
+@pytest.mark.parametrize("cuts", [[12], [1, 11], [5, 5, 2], [3] * 4])
+def test_sums_and_gradients_add_up_over_any_split_of_the_tokens(loss: Loss, cuts: list[int]) -> None:
+    hidden, weight, labels = sample(12, 17, 6)
+    valid = int((labels != IGNORE_INDEX).sum())
+    whole = with_grads(loss, hidden, weight, labels, 1 / valid)
+    pairs = zip(hidden.split(cuts), labels.split(cuts), strict=True)
+    parts = [with_grads(loss, h, weight, target, 1 / valid) for h, target in pairs]
+    values, by_hidden, by_weight = zip(*parts, strict=True)
+    assert_same((sum(values), torch.cat(by_hidden), sum(by_weight)), whole)
+
+
+def test_large_logits_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, labels = sample(10, 13, 4)
+    set_chunk(monkeypatch, 3, 13)
+    assert_same(with_grads(chunked_loss, hidden * 100, weight, labels), oracle(hidden * 100, weight, labels))
+
+
+@both
+def test_bfloat16_inputs_give_a_float32_loss_within_bfloat16_rounding(
+    loss: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, labels = sample(64, 50, 32)
+    hidden, weight = hidden.bfloat16(), (weight / 6).bfloat16()
+    set_chunk(monkeypatch, 7, 50)
+    value, *grads = with_grads(loss, hidden, weight, labels)
+    exact_value, *exact = oracle(hidden, weight, labels)
+    assert value.dtype == torch.float32
+    assert [g.dtype for g in grads] == [torch.bfloat16] * 2
+    torch.testing.assert_close(value.double(), exact_value, rtol=2e-3, atol=0.0)
+    for grad, right in zip(grads, exact, strict=True):
+        assert (grad.double() - right).norm() < 1e-2 * right.norm()
+
+
+def test_weight_gradient_of_many_bfloat16_chunks_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal contributions: a bf16 sum would stop growing after a few hundred."""
+    hidden = torch.ones(1200, 4, dtype=torch.bfloat16)
+    weight = torch.zeros(4, 4, dtype=torch.bfloat16)
+    labels = torch.zeros(1200, dtype=torch.long)
+    set_chunk(monkeypatch, 1, 4)
+    *_, grad = with_grads(chunked_loss, hidden, weight, labels)
+    torch.testing.assert_close(grad[0].float(), torch.full((4,), -900.0), rtol=5e-3, atol=0.0)
+
+
+@both
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_one_frozen_input_leaves_the_other_gradient_right(loss: Loss, frozen: str) -> None:
+    hidden, weight, labels = sample(10, 13, 4)
+    _, grad_hidden, grad_weight = oracle(hidden, weight, labels)
+    hidden.requires_grad_(frozen != "hidden")
+    weight.requires_grad_(frozen != "weight")
+    loss(hidden, weight, labels).backward()
+    learned, right = (weight, grad_weight) if frozen == "hidden" else (hidden, grad_hidden)
+    still = hidden if frozen == "hidden" else weight
+    assert still.grad is None
+    assert learned.grad is not None
+    assert_same((learned.grad,), (right,))
+
+
+def test_chunked_never_makes_more_than_one_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, vocab, width, chunk = 60, 100, 4, 8
+    inputs = sample(tokens, vocab, width)
+    set_chunk(monkeypatch, chunk, vocab)
+    with LargestTensor() as full:
+        with_grads(full_loss, *inputs)
+    with LargestTensor() as chunked:
+        with_grads(chunked_loss, *inputs)
+    assert full.numel == tokens * vocab  # the recorder does see logits
+    assert chunked.numel == chunk * vocab
+
+
+@pytest.mark.parametrize("grad_mode", [True, False])
+def test_inference_allocates_no_gradient_buffers(grad_mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without grad mode, or with nothing to learn, one chunk of logits is the largest tensor; the head is larger."""
+    vocab, width = 20, 50
+    hidden, weight, labels = sample(30, vocab, width)
+    weight.requires_grad_(not grad_mode)
+    set_chunk(monkeypatch, 5, vocab)
+    views = {"t", "slice"}  # of the inputs: no memory
+    made = []
+
+    class Made(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func.overloadpacket.__name__ not in views:
+                made.append(out.numel())
+            return out
+
+    with torch.set_grad_enabled(grad_mode), Made():
+        value = chunked_loss(hidden, weight, labels)
+    assert max(made) == 5 * vocab
+    assert not value.requires_grad
+    torch.testing.assert_close(value, full_loss(hidden, weight, labels).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunk_fits_the_budget_but_never_falls_below_the_minimum() -> None:
+    assert losses.chunk_tokens(torch.empty(32000, 1)) == 2**22 // 32000 == 131
+    assert losses.chunk_tokens(torch.empty(256000, 1)) == losses.MIN_CHUNK_TOKENS
+
+
+def test_the_loss_and_the_batches_agree_on_the_ignored_label() -> None:
+    assert losses.IGNORE_INDEX == batch.IGNORE_INDEX == -100
