@@ -1,4 +1,4 @@
-"""Shared fixtures: composed options, a tiny offline model with its tokenizer, books in PG19's layout, running train.py."""
+"""Shared fixtures: composed options, a tiny offline model, books in PG19's layout, running train.py."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
+from support import ROOT, child_env, launch_command
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from support import ROOT, child_env, launch_command
 from yarn_train import app, cli
 
 LENGTH = 32  # the tiny model's original context

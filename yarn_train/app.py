@@ -14,10 +14,11 @@ from .data.store import prepare
 from .data.tokenize import load_tokenizer
 from .dist import runtime as dist_runtime
 from .dist.collectives import barrier
-from .eval import suite
 from .errors import ConfigError, YarnTrainError
+from .eval import suite
 from .model.attention import choose_kernel
 from .model.load import DTYPES, load_config, unsupported
+from .report.terminal import show_report
 from .rope import hf as rope_hf
 from .stages import Stage, resolve
 from .train import run_folder

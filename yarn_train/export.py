@@ -57,7 +57,7 @@ def find_checkpoint(path: Path) -> Path:
         return path
     found = complete_checkpoints(path / "checkpoints")
     if not found:
-        raise CheckpointError(f"{path}: no complete checkpoint; give a stage folder, or a step_… folder with {COMPLETE}")
+        raise CheckpointError(f"{path}: no complete checkpoint; give a stage folder or a step_… folder with {COMPLETE}")
     return found[-1]
 
 

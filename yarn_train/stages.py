@@ -80,7 +80,7 @@ def _stage_config(raw: Mapping[str, Any], name: str, options: Any, typed: Collec
     merged.pop("curriculum", None)
     problems = []
     for section, values in options.items():
-        if section != "run" and section not in STAGE_SECTIONS or not isinstance(values, Mapping):
+        if (section != "run" and section not in STAGE_SECTIONS) or not isinstance(values, Mapping):
             problems.append(problem(section, values, " | ".join(("run", *STAGE_SECTIONS)), "set it for the whole run"))
             continue
         for key, value in values.items():

@@ -38,7 +38,7 @@ def mergeable_eos() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def tokenizers_by_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders of tokenizers: plain, adds_bos (and EOS, by itself), eos_only (GPT style), no_eos, mergeable, other."""
+    """Folders of tokenizers: plain, adds_bos (and EOS, by itself), eos_only (GPT style), no_eos, mergeable, padded, other."""
     adding = byte_level()
     adding.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, 0), (EOS, 1)])
     kinds = {
@@ -47,6 +47,7 @@ def tokenizers_by_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
         "eos_only": (byte_level(), {"eos_token": EOS}),
         "no_eos": (byte_level(), {"bos_token": BOS}),
         "mergeable": (mergeable_eos(), {"bos_token": BOS, "eos_token": EOS}),
+        "padded": (byte_level(), {"bos_token": BOS, "eos_token": EOS, "pad_token": "<pad>"}),
         "other": (byte_level(vocab_size=280), {"bos_token": BOS, "eos_token": EOS}),
     }
     folders = {}

@@ -53,6 +53,12 @@ def test_marks_written_in_a_text_stay_text(tokenizers_by_kind: dict[str, str]):
         assert "".join(tokenizer.convert_ids_to_tokens(ids.tolist())) == "a</s>a</s><s>a"
 
 
+def test_other_special_tokens_in_a_text_stay_text_too(tokenizers_by_kind: dict[str, str]):
+    tokenizer = load_tokenizer(tokenizers_by_kind["padded"])
+    assert tokenizer.pad_token_id in tokenizer("a<pad>")["input_ids"]
+    assert tokenizer.pad_token_id not in encode_document(tokenizer, "a<pad>")
+
+
 def test_gpt_style_uses_eos_for_both_ends(tokenizers_by_kind: dict[str, str], tmp_path: Path):
     ((_, ids),) = tokenize_documents(write(tmp_path, "whale"), tokenizers_by_kind["eos_only"], workers=1)
     assert (ids[0], ids[-1]) == (1, 1)

@@ -54,4 +54,4 @@ class FSDP2Engine:
     def full_weights(self) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.module, options=options)
-        return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+        return {n.removeprefix(PREFIX): tensor for n, tensor in weights.items() if isinstance(tensor, torch.Tensor)}

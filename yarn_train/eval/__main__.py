@@ -14,8 +14,8 @@ from .. import cli
 from .. import config as schema
 from ..data.tokenize import load_tokenizer
 from ..dist import runtime as dist_runtime
-from ..model.load import load_config, unsupported
 from ..errors import ConfigError, problem
+from ..model.load import load_config, unsupported
 from ..rope import hf as rope_hf
 from . import suite
 
@@ -35,10 +35,14 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
         raise ConfigError(problems)
     method, factor = rope_hf.method_of(base)
     length = rope_hf.pretrained_length(base)
-    scoring = suite.plan(cfg, load_tokenizer(cfg.model.path), length, factor)
+    if length is None and not cfg.eval.windows:
+        fix = "its config does not say how long it was pretrained: eval.windows=[4096,8192]"
+        raise ConfigError(problem("eval.windows", [], "explicit windows for this model", fix))
+    scoring = suite.plan(cfg, load_tokenizer(cfg.model.path), length or 0, factor)
     runtime = dist_runtime.start()
     say = print if runtime.is_main else (lambda text: None)
-    variant = suite.Variant(f"{Path(cfg.model.path).name} ({method} s={factor:g})", method, None, factor, None, cfg.model.path, None)
+    label = f"{Path(cfg.model.path).name} ({method} s={factor:g})"
+    variant = suite.Variant(label, method, None, factor, None, cfg.model.path, rope=None)
     out = output_folder(cfg.model.path) / "eval" / "perplexity.json"
     rows = suite.evaluate([variant], base, scoring, cfg, out, runtime, say)
     for row in rows:

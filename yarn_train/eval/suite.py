@@ -128,7 +128,9 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
     """
     options: EvalConfig = cfg.eval
     windows = options.windows or default_windows(original_length, largest_factor)
-    stride = min(options.stride, min(windows))
+    bos = tokenizer.bos_token_id if options.bos else None
+    # A window that slides by its whole length would have no context; BOS takes one of its positions.
+    stride = min(options.stride, min(windows) - (bos is not None and options.windows_per_document is None))
     if options.windows_per_document is None:
         score_from, num_tokens = None, options.max_tokens
     else:
@@ -143,7 +145,7 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
         windows=windows,
         stride=stride,
         score_from=score_from,
-        bos_id=tokenizer.bos_token_id if options.bos else None,
+        bos_id=bos,
     )
 
 
@@ -186,7 +188,9 @@ def evaluate(
 
 def _model(variant: Variant, base: PretrainedConfig, cfg: Config, runtime: Runtime) -> PreTrainedModel:
     kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
-    return build_model(variant.weights, base, variant.rope, kernel).to(runtime.device).eval()
+    model = build_model(variant.weights, base, variant.rope, kernel).eval()
+    torch.nn.Module.to(model, runtime.device)
+    return model
 
 
 def _scores(model: PreTrainedModel, window: int, scoring: Plan, cfg: Config, runtime: Runtime) -> Scores:

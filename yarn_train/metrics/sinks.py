@@ -28,7 +28,7 @@ class JsonlSink:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) is not None and _step(line) <= step]
+            kept = [line for line in path.read_text().splitlines() if 0 < _step(line) <= step]
             aside = path.with_suffix(".jsonl.incomplete")
             aside.write_text("".join(f"{line}\n" for line in kept))
             os.replace(aside, path)
@@ -87,9 +87,9 @@ class FanOut:
             sink.close()
 
 
-def _step(line: str) -> int | None:
-    """Step of a row, or None for a line that a dying process left unfinished."""
+def _step(line: str) -> int:
+    """Step of a row, or 0 for a line that a dying process left unfinished."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return 0

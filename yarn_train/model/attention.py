@@ -38,7 +38,7 @@ def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> K
     missing = flash_attention_2_missing(device, dtype)
     if requested == "flash_attention_2" and missing:
         raise ConfigError(
-            problem("model.attention", requested, "a kernel that can run here", f"{missing}; or use model.attention=auto")
+            problem("model.attention", requested, "kernels that can run here", f"{missing}; or model.attention=auto")
         )
     if requested != "sdpa" and not missing:
         version = importlib.metadata.version("flash_attn")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -73,7 +74,7 @@ def build_model(
 
 def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTrainedModel:
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,
@@ -85,7 +86,9 @@ def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTra
     except OSError as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(problem("model.path", path, "a folder or hub id with safetensors weights", first)) from error
-    wrong = {k: sorted(map(str, info[k]))[:3] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]}
+    model: PreTrainedModel = loaded[0]
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(map(str, loaded[1][kind]))[:3] for kind in kinds if loaded[1][kind]}
     if wrong:
         raise ConfigError(
             problem("model.path", path, "weights that match config.json exactly", f"wrong tensors: {wrong}")

@@ -17,7 +17,7 @@ def recompute_blocks(blocks: Iterable[nn.Module]) -> None:
     recomputation. Without gradients (evaluation) the block runs as it is.
     """
     for block in blocks:
-        block.forward = functools.partial(_recomputed, block.forward)  # type: ignore[method-assign]
+        block.forward = functools.partial(_recomputed, block.forward)
 
 
 def _recomputed(forward, *args, **kwargs):  # type: ignore[no-untyped-def]

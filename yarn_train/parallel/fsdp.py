@@ -20,7 +20,7 @@ def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype) -> FSD
     for block in module.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
     root = fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(compute_dtype, torch.float32, torch.float32))
-    for part in root.modules():
+    for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_force_sum_reduction_for_comms(True)
             part.set_gradient_divide_factor(1.0)

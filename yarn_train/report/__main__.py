@@ -6,12 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from ..errors import YarnTrainError
-from .collect import collect
-from .page import training_grid, write_report
-from .tables import perplexity_caption, perplexity_grid, to_rich
+from .terminal import show_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,26 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     for folder in parser.parse_args(arguments).run:
         try:
-            _report(folder)
+            show_report(folder)
         except YarnTrainError as error:
             print(error, file=sys.stderr)
             status = 1
     return status
-
-
-def _report(folder: str) -> None:
-    written = write_report(folder)
-    run = collect(folder)
-    # A width of its own where the output is no terminal, so that a pipe does not cut the table to 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    if run.perplexity:
-        console.print(to_rich(perplexity_grid(run.perplexity), title=f"{run.name}: perplexity by context window"))
-        console.print(perplexity_caption(run.perplexity), style="dim")
-    stages = [stage for stage in run.stages if stage.metrics]
-    if stages:
-        console.print(to_rich(training_grid(stages), title=f"{run.name}: training"))
-    for path in written:
-        print(path)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def base_rope(hf_config: Any) -> BaseRope:
     return BaseRope(float(theta), int(_head_dim(hf_config) * share), length, None if plain else params)
 
 
+def pretrained_length(hf_config: Any) -> int | None:
+    """Tokens a model was pretrained at, of a scaled or an unscaled config; None where neither says it.
+
+    ``linear`` names only its factor; its original length is the extended one divided by it.
+    """
+    base = base_rope(hf_config)
+    if base.original_length is None and base.scaled is not None and _rope_type(base.scaled) == "linear":
+        return round(hf_config.max_position_embeddings / float(base.scaled["factor"]))
+    return base.original_length
+
+
 def check_base(hf_config: Any, rope: RopeConfig) -> list[str]:
     """Every reason why this base cannot be extended as asked, in the house style; empty when there is none."""
     reason = _not_rope(hf_config)

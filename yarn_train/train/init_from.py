@@ -34,7 +34,7 @@ def find_model(path: str) -> str:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         if path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.parts[:1] == ("outputs",):
-            raise CheckpointError(f"run.init_from={path}: no such folder; give a run, stage or model folder, or a hub id")
+            raise CheckpointError(f"run.init_from={path}: no such folder; give a run, stage or model folder, or hub id")
         return path
     if (folder / "config.json").is_file():
         return str(folder)
@@ -60,11 +60,10 @@ def check_weights(source: str, base: PretrainedConfig, tokenizer: Any, original_
         ours, got = getattr(base, key, None), getattr(theirs, key, None)
         if ours != got:
             problems.append(problem(f"run.init_from {key}", got, repr(ours), "name a model of the same architecture"))
-    length = (rope_hf.base_rope(theirs).scaled or {}).get("original_max_position_embeddings")
-    length = length or rope_hf.base_rope(theirs).original_length
+    length = rope_hf.pretrained_length(theirs)
     if length != original_length:
         problems.append(
-            problem("run.init_from original length", length, str(original_length), "factors are absolute: name its base")
+            problem("run.init_from original length", length, str(original_length), "factors are absolute")
         )
     if tokenizer_sha256(load_tokenizer(source)) != tokenizer_sha256(tokenizer):
         problems.append(problem("run.init_from tokenizer", source, "the tokenizer of model.path", "use its own base"))
