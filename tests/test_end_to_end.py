@@ -100,7 +100,7 @@ def test_export_entry_gives_the_model_of_the_run(train, tiny_args, tmp_path):
 
 
 def test_a_sweep_makes_one_complete_run_folder_per_job(launch, tiny_args, tmp_path):
-    sweep = ["-m", "rope.alpha=1,2", "rope.beta=16,32", f"run.dir={tmp_path / 'sweep'}", "train.steps=2"]
+    sweep = ["-m", "rope.alpha=0.1,1", "rope.beta=16,32", f"run.dir={tmp_path / 'sweep'}", "train.steps=2"]
     args = [a for a in tiny_args if not a.startswith("train.steps")]
     launch(*sweep, *args)
     folders = sorted(p for p in (tmp_path / "sweep").iterdir() if p.is_dir())

@@ -62,6 +62,8 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
         if done and cfg.eval.enabled:
             evaluate_run(stages, base, tokenizer, weights, folder, runtime, say)
         reason = "complete" if done else "stopped by train.stop_after"
+        if done:
+            say(f"run complete; the model is {stages[-1].model_folder}")
     except KeyboardInterrupt:
         reason = "interrupted"
         raise
