@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,16 @@ SINGLE = {"64k": (16.0, 400, 0), "128k": (32.0, 200, 31337)}  # factor, steps, s
 Compose = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(scope="session")
+def composed(compose: Compose) -> Compose:
+    """compose, each composition made once."""
+    return functools.cache(compose)
+
+
 @pytest.fixture
-def stages(compose: Compose) -> Callable[..., list[Stage]]:
+def stages(composed: Compose) -> Callable[..., list[Stage]]:
     """stages("smoke", "train.steps=3") -> the resolved stages of that experiment."""
-    return lambda name, *more: resolve(compose(f"experiment={name}", *more), Path("run"))
+    return lambda name, *more: resolve(composed(f"experiment={name}", *more), Path("run"))
 
 
 def same_but(config: Config, *changed: str) -> dict[str, Any]:
@@ -37,14 +44,14 @@ def same_but(config: Config, *changed: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_resolves_and_runs_on_one_rank_under_its_own_name(
-    name: str, compose: Compose, stages: Callable[..., list[Stage]]
+    name: str, composed: Compose, stages: Callable[..., list[Stage]]
 ) -> None:
     found = stages(name)
     assert found
     for stage in found:
         validate(stage.cfg, 1)
-    assert build(compose(f"experiment={name}")).run.name == name
-    assert compose(f"experiment={name}")["run"]["dir"] == f"outputs/{name}"
+    assert build(composed(f"experiment={name}")).run.name == name
+    assert composed(f"experiment={name}")["run"]["dir"] == f"outputs/{name}"
 
 
 def test_the_experiments_that_the_documentation_promises_exist() -> None:
@@ -54,31 +61,34 @@ def test_the_experiments_that_the_documentation_promises_exist() -> None:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(o) for o in OPTIONS])
-def test_every_option_of_every_group_composes_alone_and_is_taken(group: str, option: str, compose: Compose) -> None:
-    composed = compose("~experiment", f"{group}={option}")
-    resolve(composed, Path("run"))
-    said = {key: value for key, value in composed[group].items() if value != compose("~experiment")[group][key]}
+def test_every_option_of_every_group_composes_alone_and_is_taken(group: str, option: str, composed: Compose) -> None:
+    options, unchosen = composed("~experiment", f"{group}={option}"), composed("~experiment")
+    resolve(options, Path("run"))
+    said = {key: value for key, value in options[group].items() if value != unchosen[group][key]}
     default = {"model": "base", "rope": "yarn", "data": "stdlib", "eval": "perplexity"}[group]
     assert bool(said) == (option != default)
 
 
 @pytest.mark.parametrize("method", sorted(o for g, o in OPTIONS if g == "rope"))
-def test_a_rope_file_is_named_after_its_method(method: str, compose: Compose) -> None:
-    assert compose("~experiment", f"rope={method}")["rope"]["method"] == method
+def test_a_rope_file_is_named_after_its_method(method: str, composed: Compose) -> None:
+    assert composed("~experiment", f"rope={method}")["rope"]["method"] == method
 
 
 # ---- on any laptop ----
 
 
-def test_quickstart_is_what_runs_without_arguments(compose: Compose) -> None:
-    assert compose() == compose("experiment=quickstart")
+def test_quickstart_is_what_runs_without_arguments(composed: Compose) -> None:
+    assert composed() == composed("experiment=quickstart")
 
 
 def test_quickstart_trains_s16_then_s32_on_segments_of_one_length_and_evaluates(
     stages: Callable[..., list[Stage]],
 ) -> None:
     first, second = stages("quickstart")
-    assert [(s.name, s.cfg.rope.factor, s.cfg.train.steps) for s in (first, second)] == [("s16", 16, 40), ("s32", 32, 20)]
+    assert [(s.name, s.cfg.rope.factor, s.cfg.train.steps) for s in (first, second)] == [
+        ("s16", 16, 40),
+        ("s32", 32, 20),
+    ]
     assert first.cfg.data == second.cfg.data
     assert first.cfg.data.seq_len == 4096
     assert first.cfg.model.path == "data/base"

@@ -1,4 +1,4 @@
-"""Building a run's model: weights that fit exactly, RoPE verified, float32 master weights, and errors a user can act on."""
+"""Building a run's model: weights that fit exactly, a verified RoPE table, float32 master weights, useful errors."""
 
 from __future__ import annotations
 

@@ -189,6 +189,8 @@ def evaluate(
 def _model(variant: Variant, base: PretrainedConfig, cfg: Config, runtime: Runtime) -> PreTrainedModel:
     kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
     model = build_model(variant.weights, base, variant.rope, kernel).eval()
+    for parameter in model.parameters():  # as the training engine computes; buffers (RoPE) stay float32
+        parameter.data = parameter.data.to(DTYPES[cfg.model.dtype])
     torch.nn.Module.to(model, runtime.device)
     return model
 
@@ -204,7 +206,6 @@ def _scores(model: PreTrainedModel, window: int, scoring: Plan, cfg: Config, run
             window,
             scoring.stride,
             scoring.score_from,
-            dtype=DTYPES[cfg.model.dtype],
             device=runtime.device,
             bos_id=scoring.bos_id,
         )
