@@ -214,6 +214,7 @@ def test_gpt_neox_export_uses_its_old_names_too():
     base = tiny(GPTNeoXConfig, rope_parameters=PLAIN | {"partial_rotary_factor": 0.25})
     written = hf.write_both_spellings(hf.scaled_config(base, RopeConfig()).to_dict())
     assert (written["rotary_emb_base"], written["rotary_pct"]) == (THETA, 0.25)
+    assert (written["rope_theta"], written["partial_rotary_factor"]) == (THETA, 0.25)
 
 
 def test_base_rope_reads_both_spellings():
