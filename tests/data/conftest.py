@@ -38,7 +38,7 @@ def mergeable_eos() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def tokenizers_by_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders of tokenizers: plain, adds_bos (and EOS, by itself), eos_only (GPT style), no_eos, mergeable, padded, other."""
+    """Folders of tokenizers; adds_bos adds BOS and EOS by itself, eos_only is GPT style, padded has a third mark."""
     adding = byte_level()
     adding.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, 0), (EOS, 1)])
     kinds = {

