@@ -131,4 +131,3 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
-

@@ -216,6 +216,7 @@ def test_an_option_that_is_wrong_in_itself_is_listed_once() -> None:
     assert len(problems_of(nested(rope__method="yran", rope__temperature=0.5))) == 1
     assert len(problems_of(nested(optim__betas="0.9"))) == 1
     assert len(problems_of(nested(train__steps=0))) == 1
+    assert len(problems_of(nested(data__source="pg19", data__path=3))) == 1
 
 
 def test_the_message_counts_and_lists_the_problems() -> None:

@@ -162,4 +162,3 @@ def print_line(text: str) -> None:
 
 def silent(text: str) -> None:
     """The same on ranks that do not print."""
-

@@ -244,9 +244,9 @@ def build(raw: Mapping[str, Any]) -> Config:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The problem line of a key that does not exist, with the nearest one that does."""
-    known = list(known)
-    elsewhere = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]  # the right name, another section
-    near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    names = list(known)
+    elsewhere = [k for k in names if k.rpartition(".")[2] == key.rpartition(".")[2]]  # the right name, another section
+    near = elsewhere or difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "see the options in yarn_train/config.py"
     return f"{key}: unknown option; {hint}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.torch import load_file
 from support import course, metrics
 
 
@@ -27,15 +28,17 @@ def test_recomputed_activations_and_full_logits_change_nothing(train, tiny_args,
     _assert_close(plain / "01_s4", other / "01_s4")
 
 
-def test_the_gradient_is_clipped_and_the_norm_before_clipping_is_logged(train, tiny_args, tmp_path):
-    free = train(tmp_path / "free", *tiny_args, "model.dtype=float32", "optim.grad_clip=1000")
-    tight = train(tmp_path / "tight", *tiny_args, "model.dtype=float32", "optim.grad_clip=0.001", "optim.eps=0.1")
-    loose = train(tmp_path / "loose", *tiny_args, "model.dtype=float32", "optim.grad_clip=1000", "optim.eps=0.1")
-    first = [metrics(run / "01_s4")[0]["grad_norm"] for run in (free, tight, loose)]
-    assert first[0] == first[1] == first[2] > 0.001
-    # With a large epsilon AdamW is no longer blind to the gradient's scale: clipped steps must move the loss less.
-    moved = [abs(metrics(run / "01_s4")[-1]["loss"] - metrics(run / "01_s4")[0]["loss"]) for run in (tight, loose)]
-    assert moved[0] < 0.5 * moved[1]
+def test_the_gradient_is_clipped_and_the_norm_before_clipping_is_logged(train, tiny_args, tiny_model, tmp_path):
+    # With a large epsilon AdamW follows the gradient's scale, so a clipped run must hardly move.
+    args = [*tiny_args, "model.dtype=float32", "optim.eps=1.0"]
+    tight = train(tmp_path / "tight", *args, "optim.grad_clip=0.001")
+    loose = train(tmp_path / "loose", *args, "optim.grad_clip=1000")
+    first = [metrics(run / "01_s4")[0]["grad_norm"] for run in (tight, loose)]
+    assert first[0] == first[1] > 0.01
+    start = load_file(tiny_model / "model.safetensors")
+    ends = [load_file(run / "01_s4/model/model.safetensors") for run in (tight, loose)]
+    moved = [sum((end[name] - start[name]).norm() ** 2 for name in start) ** 0.5 for end in ends]
+    assert 0 < moved[0] < 0.1 * moved[1]
 
 
 def test_metrics_have_what_the_run_folder_promises(train, tiny_args, tmp_path):

@@ -112,4 +112,3 @@ def _sinks(stage: Stage, runtime: Runtime, state: TrainState) -> FanOut:
     tokens_per_step = stage.cfg.train.global_batch_size * stage.cfg.data.seq_len
     console = ConsoleSink(stage.folder.name, state.step, stage.cfg.train.steps, tokens_per_step)
     return FanOut([JsonlSink(stage.folder / "metrics.jsonl", state.step), console])
-
