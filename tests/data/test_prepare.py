@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
 
 
 def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
@@ -28,6 +28,10 @@ def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
     assert not (tmp_path / "outputs").exists()
     second = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache")
     assert f"already prepared, nothing to do: {tmp_path}/cache" in second.stdout
+
+
+def test_prepare_command_names_a_missing_folder(plain: str, tmp_path: Path):
+    command = ["data/prepare.py", f"run.dir={tmp_path}/outputs", "data.source=pg19", f"model.path={plain}"]
     wrong = run(*command, f"data.path={tmp_path}/nowhere", f"data.cache={tmp_path}/other")
     assert wrong.returncode == 2
     assert "data.path: got" in wrong.stderr
