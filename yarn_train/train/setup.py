@@ -26,6 +26,7 @@ from ..stages import Stage
 from .loop import Trainer
 
 Say = Callable[[str], None]
+ENGINES = {"fsdp2": FSDP2Engine}
 
 
 def build_trainer(
@@ -51,7 +52,7 @@ def build_trainer(
     table = rope_hf.table_for(base, cfg.rope)
     rope_hf.verify_tables(module.model, table)
     say(rope_line(stage, base))
-    engine = FSDP2Engine(module, cfg.optim)
+    engine = ENGINES[cfg.engine.name](module, cfg.optim)
     checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
     state = TrainState(step=0, tokens=0, samples=0, seed=cfg.run.seed, world_size=runtime.world_size)
     newest = checkpoints.newest()
