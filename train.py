@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from yarn_train import app, cli
-
 if __name__ == "__main__":
+    # Imported here: the processes that tokenise import this file too, and need neither torch nor Hydra.
+    from yarn_train import app, cli
+
     cli.run(app.train)
