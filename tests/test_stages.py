@@ -162,3 +162,10 @@ def test_the_composed_quickstart_resolves_and_typed_options_reach_both_stages(
     assert [type(s) for s in stages] == [Stage, Stage]
     assert [(s.cfg.rope.factor, s.cfg.rope.alpha, s.cfg.train.steps) for s in stages] == [(16, 2, 6), (32, 2, 6)]
     assert dataclasses.replace(stages[1].cfg, rope=stages[0].cfg.rope, run=stages[0].cfg.run) == stages[0].cfg
+
+
+def test_a_stage_name_that_would_leave_the_run_folder_is_refused(tmp_path: Path) -> None:
+    raw = copy.deepcopy(defaults())
+    raw["curriculum"]["stages"] = {"../evil": {"rope": {"factor": 2.0}}}
+    with pytest.raises(ConfigError, match=r"curriculum\.stages: got '\.\./evil'"):
+        resolve(raw, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,10 @@ def resolve(raw: Mapping[str, Any], run_folder: Path, typed: Collection[str] = (
         )
     stages = []
     for number, (name, options) in enumerate(entries.items(), start=1):
+        if not re.fullmatch(r"[\w.-]+", name):
+            fix = "the stage's folder is named after it"
+            problems.append(problem("curriculum.stages", name, "names of letters, digits, '_', '-' and '.'", fix))
+            continue
         try:
             cfg = _stage_config(raw, name, options, typed)
         except ConfigError as error:

@@ -43,6 +43,10 @@ def unsupported(config: PretrainedConfig) -> list[str]:
             found.append(
                 problem("model.path", f"{key}={getattr(config, key)}", "a plain output head", "use another base model")
             )
+    if getattr(config, "sliding_window", None) is not None:
+        fix = "set sliding_window to null in its config.json, as the paper's Mistral runs did"
+        got = f"sliding_window={config.sliding_window}"
+        found.append(problem("model.path", got, "attention over the whole segment", fix))
     return found
 
 
