@@ -26,14 +26,18 @@ LAYERS = [
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],
-    ["rope.hf", "rope.verify", "model.loss", "model.flops"],
+    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept"],
     ["optim.adamw", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],
     ["engine", "checkpoint"],
-    ["train", "eval", "report"],
-    ["app", "cli", "eval.__main__", "report.__main__", "plan", "export"],
+    ["train", "eval", "report", "plan"],
+    ["app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "export"],
 ]
-SIBLINGS = {("checkpoint.manager", "engine.base"), ("eval.__main__", "cli")}  # allowed on one line, across packages
+SIBLINGS = {
+    ("checkpoint.manager", "engine.base"),
+    ("eval.__main__", "cli"),
+    ("plan.__main__", "cli"),
+}  # allowed on one line, across packages
 
 OWNERS = {
     "hydra": {"cli"},
@@ -41,6 +45,8 @@ OWNERS = {
     "flash_attn": {"model.attention"},
     "deepspeed": {"engine.deepspeed"},
     "wandb": {"metrics.sinks"},
+    "liger_kernel": {"model.loss"},
+    "torchao": {"optim.adamw"},
 }
 
 

@@ -119,6 +119,12 @@ class OptimConfig:
     eps: float = option(1e-8, "AdamW's epsilon", above=0.0)
     weight_decay: float = option(0.0, "decoupled weight decay of matrices; vectors are never decayed", minimum=0.0)
     grad_clip: float = option(1.0, "largest global gradient norm", above=0.0)
+    state: str = option(
+        "float32",
+        "bytes per parameter with its weights: float32: all of AdamW in float32, 12; 8bit: both moments in blocks of "
+        "8 bits, 6; bfloat16: weights and moments in bfloat16, rounded stochastically, 6 (the last two through torchao)",
+        choices=("float32", "8bit", "bfloat16"),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,17 +135,71 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    name: str = option("fsdp2", "sharding engine", choices=("fsdp2",))
+    name: str = option("fsdp2", "sharding engine", choices=("fsdp2", "deepspeed"))
+    zero_stage: int | None = option(
+        None,
+        "deepspeed only: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too; null is 3",
+        minimum=0,
+    )
+    offload: str = option(
+        "none",
+        "what lives in host memory between uses: none; optimizer: its state, and its update for deepspeed; "
+        "all: parameters, gradients and optimizer",
+        choices=("none", "optimizer", "all"),
+    )
+    reshard_after_forward: bool = option(
+        True, "fsdp2 only: free a block's gathered parameters after its forward; false saves one all-gather per block"
+    )
+    prefetch: int = option(
+        1, "fsdp2 only: blocks gathered ahead of the one that computes, forward and backward", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    replicate: int = option(1, "copies of the sharded model (HSDP): gradients are summed over them", minimum=1)
+    shard: int | None = option(
+        None, "data-parallel ranks that share one copy; null takes ranks / (replicate * context)", minimum=1
+    )
+    context: int = option(1, "ranks that share each sequence", minimum=1)
+    context_method: str = option(
+        "auto",
+        "ulysses: exchange sequence for heads; ring: pass keys and values around; auto: ulysses for as many ranks as "
+        "divide the heads, ring for the rest",
+        choices=("auto", "ulysses", "ring"),
+    )
+    ulysses: int | None = option(
+        None, "with context_method=auto: ranks of parallel.context that exchange heads; null chooses", minimum=1
+    )
 
 
 @dataclass(frozen=True)
 class MemoryConfig:
     activation: str = option(
-        "none", "none: keep all activations; full: recompute each block in backward", choices=("none", "full")
+        "none",
+        "none: keep all activations; full: recompute each block in backward; attention: recompute all but the "
+        "attention output; offload: full, with the block inputs in host memory",
+        choices=("none", "full", "attention", "offload"),
+    )
+    offload: bool = option(
+        False, "keep in host memory what memory.activation=full or attention keeps of each block (offload implies it)"
     )
     loss: str = option(
-        "chunked", "full: build all logits; chunked: never more than one chunk of them", choices=("full", "chunked")
+        "chunked",
+        "full: build all logits; chunked: never more than one chunk of them; fused: Liger's kernel (GPU)",
+        choices=("full", "chunked", "fused"),
     )
+    tiled_mlp: bool = option(False, "run each MLP over tiles of tokens, so that its intermediate never exists whole")
+
+    @property
+    def recompute(self) -> str:
+        """What is recomputed in backward: none | full | attention (everything but attention)."""
+        return "full" if self.activation == "offload" else self.activation
+
+    @property
+    def offloads(self) -> bool:
+        """Whether what is kept for recomputation moves to host memory."""
+        return self.offload or self.activation == "offload"
 
 
 @dataclass(frozen=True)
@@ -198,6 +258,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     compile: CompileConfig = field(default_factory=CompileConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -347,6 +408,7 @@ def _cross_checks(c: Config) -> list[str]:
                 "shorten the warmup or train longer",
             )
         )
+    found += _engine_checks(c)
     if c.data.held_out >= 1.0:
         found.append(problem("data.held_out", c.data.held_out, "in [0, 1)", "0.1 keeps a tenth for evaluation"))
     if "pg19" in c.data.source and c.data.path is None:
@@ -358,24 +420,78 @@ def _cross_checks(c: Config) -> list[str]:
     return found
 
 
+def _engine_checks(c: Config) -> list[str]:
+    """Rules between engine, parallel, memory and optim."""
+    found = []
+    deepspeed = c.engine.name == "deepspeed"
+    if not deepspeed and c.engine.zero_stage is not None:
+        got, fix = c.engine.zero_stage, "set engine.name=deepspeed, or leave engine.zero_stage out"
+        found.append(problem("engine.zero_stage", got, "null for engine.name=fsdp2", fix))
+    if deepspeed and (c.engine.zero_stage or 0) > 3:
+        found.append(problem("engine.zero_stage", c.engine.zero_stage, "0 | 1 | 2 | 3", "3 shards the most"))
+    if deepspeed and c.engine.zero_stage == 0 and c.engine.offload != "none":
+        fix = "set engine.zero_stage=1, 2 or 3"
+        found.append(problem("engine.offload", c.engine.offload, "none for engine.zero_stage=0", fix))
+    if deepspeed and c.engine.zero_stage in (1, 2) and c.engine.offload == "all":
+        fix = "set engine.zero_stage=3 or engine.offload=optimizer"
+        found.append(problem("engine.offload", "all", "none | optimizer for engine.zero_stage=1 or 2", fix))
+    if deepspeed and c.parallel.replicate > 1:
+        fix = "set parallel.replicate=1, or engine.name=fsdp2"
+        found.append(problem("parallel.replicate", c.parallel.replicate, "1 for engine.name=deepspeed", fix))
+    if deepspeed and (not c.engine.reshard_after_forward or c.engine.prefetch != 1):
+        key = "engine.prefetch" if c.engine.reshard_after_forward else "engine.reshard_after_forward"
+        fix = "set engine.name=fsdp2, or leave it out"
+        found.append(problem(key, "another value", "its default for engine.name=deepspeed", fix))
+    if deepspeed and c.optim.state != "float32":
+        fix = "set engine.offload=optimizer to save memory, or engine.name=fsdp2"
+        found.append(problem("optim.state", c.optim.state, "float32 for engine.name=deepspeed", fix))
+    if c.optim.state != "float32" and c.engine.offload == "optimizer":
+        fix = "set optim.state=float32"
+        found.append(problem("engine.offload", "optimizer", f"none | all for optim.state={c.optim.state}", fix))
+    if c.memory.offload and c.memory.activation == "none":
+        fix = "set memory.activation=full or attention"
+        found.append(problem("memory.offload", True, "false for memory.activation=none", fix))
+    if c.parallel.ulysses is not None and c.parallel.context_method != "auto":
+        fix = "set parallel.context_method=auto, or leave parallel.ulysses out"
+        allowed = f"null for parallel.context_method={c.parallel.context_method}"
+        found.append(problem("parallel.ulysses", c.parallel.ulysses, allowed, fix))
+    if c.parallel.ulysses is not None and c.parallel.context % c.parallel.ulysses:
+        allowed = f"a divisor of parallel.context ({c.parallel.context})"
+        found.append(problem("parallel.ulysses", c.parallel.ulysses, allowed, "the other factor is the ring"))
+    return found
+
+
 def validate(config: Config, world_size: int) -> None:
     """Check the rules that need the number of ranks.
 
     Raises:
         ConfigError: listing all of them that are broken.
     """
-    per_pass = config.train.micro_batch_size * world_size
+    parallel = config.parallel
+    group = parallel.replicate * parallel.context * (parallel.shard or 1)
+    if world_size % group or (parallel.shard is not None and world_size != group):
+        sizes = f"replicate * shard * context = {parallel.replicate} * {parallel.shard or 1} * {parallel.context}"
+        allowed = f"{sizes} {'equal to' if parallel.shard else 'a divisor of'} the number of ranks ({world_size})"
+        raise ConfigError(problem("parallel", group, allowed, "start another number of ranks, or change a size"))
+    ranks = data_ranks(config, world_size)
+    per_pass = config.train.micro_batch_size * ranks
     if config.train.global_batch_size % per_pass:
         raise ConfigError(
             problem(
                 "train.global_batch_size",
                 config.train.global_batch_size,
-                f"a multiple of train.micro_batch_size * ranks = {config.train.micro_batch_size} * {world_size}",
+                f"a multiple of train.micro_batch_size * data-parallel ranks = "
+                f"{config.train.micro_batch_size} * {ranks}",
                 f"use {-(-config.train.global_batch_size // per_pass) * per_pass}, or another number of ranks",
             )
         )
 
 
+def data_ranks(config: Config, world_size: int) -> int:
+    """Ranks, or groups of `parallel.context` ranks, that read different sequences."""
+    return world_size // config.parallel.context
+
+
 def accumulation_steps(config: Config, world_size: int) -> int:
     """Forward/backward passes per optimizer step on one rank."""
-    return config.train.global_batch_size // (config.train.micro_batch_size * world_size)
+    return config.train.global_batch_size // (config.train.micro_batch_size * data_ranks(config, world_size))
