@@ -122,7 +122,7 @@ class OptimConfig:
     state: str = option(
         "float32",
         "bytes per parameter with its weights: float32: all of AdamW in float32, 12; 8bit: both moments in blocks of "
-        "8 bits, 6; bfloat16: weights and moments in bfloat16, rounded stochastically, 6 (the last two through torchao)",
+        "8 bits, 6; bfloat16: weights and moments in bfloat16, rounded stochastically, 6 (the last two need torchao)",
         choices=("float32", "8bit", "bfloat16"),
     )
 
