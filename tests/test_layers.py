@@ -22,11 +22,11 @@ SCRIPTS = {file.stem: file for file in (ROOT / "data").glob("*.py")}
 # its own package on its own line.
 LAYERS = [
     ["errors"],
-    ["rope.frequencies", "optim.schedule", "data.pack", "parallel.shard"],
+    ["rope.frequencies", "optim.schedule", "data.pack", "model.spans", "parallel.shard"],
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],
-    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept"],
+    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels"],
     ["optim.adamw", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],
     ["engine", "checkpoint"],
@@ -42,7 +42,7 @@ SIBLINGS = {
 OWNERS = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
-    "flash_attn": {"model.attention"},
+    "flash_attn": {"model.attention", "model.kernels"},
     "deepspeed": {"engine.deepspeed"},
     "wandb": {"metrics.sinks"},
     "liger_kernel": {"model.loss"},

@@ -23,7 +23,7 @@ ROPE = RopeConfig(factor=4.0)
 def trained(tiny_model):
     """A YaRN model, its weights and its logits on the probe."""
     base = load_config(str(tiny_model))
-    model = build_model(str(tiny_model), base, ROPE, Kernel("sdpa", SDPA, "")).eval()
+    model = build_model(str(tiny_model), base, ROPE, Kernel("sdpa", SDPA, "", "cpu")).eval()
     ids, positions = hf_export.probe(model.config.vocab_size, model.config.max_position_embeddings)
     with torch.no_grad():
         logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits

@@ -22,12 +22,15 @@ class Batch:
             ``IGNORE_INDEX`` where there is none.
         position_ids: [B, S] int64, absolute.
         num_valid: number of labels that are not ``IGNORE_INDEX``.
+        documents: per row, the sorted positions at which its documents start, 0 first: attention stays inside of them.
+            None is one document per row.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
     num_valid: int
+    documents: tuple[tuple[int, ...], ...] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""
@@ -36,6 +39,7 @@ class Batch:
             self.labels.to(device, non_blocking=non_blocking),
             self.position_ids.to(device, non_blocking=non_blocking),
             self.num_valid,
+            self.documents,
         )
 
 
@@ -46,3 +50,8 @@ def make_batch(segments: torch.Tensor) -> Batch:
     labels[:, :-1] = segments[:, 1:]
     positions = torch.arange(length, device=segments.device).expand(rows, length).contiguous()
     return Batch(segments, labels, positions, num_valid=rows * (length - 1))
+
+
+def unlabelled(input_ids: torch.Tensor, position_ids: torch.Tensor) -> Batch:
+    """A batch [B, S] that is only read, not learned from."""
+    return Batch(input_ids, torch.full_like(input_ids, IGNORE_INDEX), position_ids, num_valid=0)

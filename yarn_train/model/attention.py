@@ -1,32 +1,47 @@
 """The attention kernel registry: which kernel runs, why, and the attention functions given to transformers.
 
 Kernels are reached through transformers' own attention interface, so any RoPE architecture works unchanged. A name that
-is not in transformers' mask registry gets no mask at all, which is what makes a 64k segment possible: causality is a
-flag of the kernel, never a [64k, 64k] tensor.
+is not in transformers' mask registry gets no mask at all, which is what makes a 64k segment possible: causality and
+document boundaries are rectangles of kernel calls, never a [64k, 64k] tensor.
+
+All of them call one operator, ``yarn_train::attention``, so that compilation, traces under fake tensors and recompute
+policies see one opaque thing with one output and one log-sum-exp, whatever the kernel and the mask.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
+from torch._guards import TracingContext
 from transformers import AttentionInterface
 
 from ..errors import ConfigError, problem
+from . import kernels
+from .kept import through_store
+from .spans import Documents, check_documents, flatten, rectangles, unflatten
 
-SDPA = "yarn_train_sdpa"
+# transformers looks for "sdpa" and "flash" in a name and then applies rules of its own implementations
+SDPA = "yarn_train_torch"
+FLASH_ATTENTION_2 = "yarn_train_fa2"
+
+# (query, key, value, scale, documents) -> output [B, H, S, D]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Documents | None], Tensor]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A chosen kernel: its name in our config, its name inside transformers, and why it was taken."""
+    """A chosen kernel: its name in our config and inside transformers, why it was taken, and what computes it."""
 
     name: str
     implementation: str
     reason: str
+    primitive: str
 
 
 def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> Kernel:
@@ -42,9 +57,11 @@ def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> K
         )
     if requested != "sdpa" and not missing:
         version = importlib.metadata.version("flash_attn")
-        return Kernel("flash_attention_2", "flash_attention_2", f"flash_attn {version} on {device.type}, {dtype}")
+        reason = f"flash_attn {version} on {device.type}, {dtype}"
+        return Kernel("flash_attention_2", FLASH_ATTENTION_2, reason, "flash_attention_2")
+    primitive = kernels.primitive_for("sdpa", device.type, dtype)
     reason = "asked for by name" if requested == "sdpa" else f"flash_attention_2 not used: {missing}"
-    return Kernel("sdpa", SDPA, f"torch {torch.__version__} SDPA; {reason}")
+    return Kernel("sdpa", SDPA, f"torch {torch.__version__} SDPA, {primitive} kernel; {reason}", primitive)
 
 
 def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -58,50 +75,154 @@ def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str |
     return None
 
 
-def causal_sdpa(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: object,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention through torch's SDPA, without a mask tensor.
+@torch.library.custom_op("yarn_train::attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[int]) -> tuple[Tensor, Tensor]:
+    """Attention over rectangles.
 
     Args:
-        query: [batch, heads, tokens, head_dim], rotated.
-        key, value: [batch, kv_heads, tokens, head_dim].
+        q: [B, H, S, D]; k, v: [B, Hkv, S, D].
+        kernel: a name of ``kernels.PRIMITIVES``.
+        spans: flattened rectangles that cover every query row, see ``spans.flatten``.
 
     Returns:
-        [batch, tokens, heads, head_dim] and None (no attention weights).
-
-    Raises:
-        ValueError: something was given that this kernel does not apply: a mask, a softcap, attention sinks, a sliding
-            window shorter than the keys, or cached keys.
+        output [B, H, S, D] (in memory [B, S, H, D]) and its log-sum-exp [B, H, S]; only the output has a gradient.
     """
+    return detached(through_store(lambda: kernels.attend(kernel, q, k, v, scale, unflatten(spans))))
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[int]) -> tuple[Tensor, Tensor]:
+    return fake_result(q)
+
+
+@torch.library.custom_op("yarn_train::attention_backward", mutates_args=())
+def attention_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`attention` by q, k and v."""
+    return kernels.attend_backward(kernel, dout, q, k, v, out, lse, scale, unflatten(spans))
+
+
+@attention_backward.register_fake
+def _(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return kernels.seq_major(q), kernels.seq_major(k), kernels.seq_major(v)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ctx.kernel, ctx.scale, ctx.spans = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(q, k, v, *output)
+
+
+def _backward(ctx: Any, dout: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale, ctx.spans)
+    return *gradients, None, None, None
+
+
+attention.register_autograd(_backward, setup_context=_save)
+
+
+def detached(result: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Aliases of a result: what a store keeps must not become part of the graph it is kept for."""
+    return result[0].detach(), result[1].detach()
+
+
+def fake_result(q: Tensor) -> tuple[Tensor, Tensor]:
+    """The (out, lse) of an attention operator under fake tensors.
+
+    It goes through the store like a real result, so that a trace of a step sees what the recompute policy keeps; not so
+    while a graph is compiled, because the store then belongs to the real step that waits for the compiler.
+    """
+
+    def compute() -> tuple[Tensor, Tensor]:
+        return kernels.seq_major(q), kernels.new_lse(q)
+
+    return compute() if TracingContext.try_get() else detached(through_store(compute))
+
+
+def local_attend(kernel: str) -> Attend:
+    """Attention of whole sequences on this rank; `kernel` is a name of our config."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None) -> Tensor:
+        primitive = kernels.primitive_for(kernel, q.device.type, q.dtype)
+        run = [(0, q.shape[2])]
+        if documents is not None:
+            check_documents(documents, q.shape[0], q.shape[2])
+        return per_documents(
+            documents, lambda q, k, v, starts: attention(q, k, v, primitive, scale, _spans(run, starts))[0], q, k, v
+        )
+
+    return attend
+
+
+def _spans(run: list[tuple[int, int]], starts: tuple[int, ...]) -> list[int]:
+    return flatten(rectangles(run, run, starts))
+
+
+def per_documents(documents: Documents | None, call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`call(q, k, v, starts)` once for the whole batch where its sequences share their documents, else per sequence."""
+    if documents is None or len(set(documents)) == 1:
+        return call(q, k, v, documents[0] if documents else (0,))
+    rows = [call(q[i : i + 1], k[i : i + 1], v[i : i + 1], starts) for i, starts in enumerate(documents)]
+    return torch.cat([row.transpose(1, 2) for row in rows]).transpose(1, 2)
+
+
+def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
+    """`attend` in the form in which transformers calls an attention implementation."""
+
+    def causal_attention(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        documents: Documents | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """Causal attention inside each document, without a mask tensor.
+
+        Args:
+            query: [batch, heads, tokens, head_dim], rotated.
+            key, value: [batch, kv_heads, tokens, head_dim].
+            documents: per sequence, where its documents start; None is one document.
+
+        Returns:
+            [batch, tokens, heads, head_dim] and None (no attention weights).
+
+        Raises:
+            ValueError: something was given that is not applied here.
+        """
+        refuse_ignored(query, key, attention_mask, dropout, kwargs)
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return attend(query, key, value, float(scale), documents).transpose(1, 2).contiguous(), None
+
+    return causal_attention
+
+
+def refuse_ignored(query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]) -> None:
+    """Raise a ValueError that names what was given and would not be applied."""
     window = kwargs.get("sliding_window")
     ignored = {
-        "a mask": attention_mask is not None,
+        "a mask": mask is not None,
         "a softcap": kwargs.get("softcap") is not None,
         "attention sinks": kwargs.get("s_aux") is not None,
         f"a sliding window of {window} tokens": isinstance(window, int) and window < key.shape[2],
         "cached keys": query.shape[2] != key.shape[2],
+        f"dropout {dropout}": dropout > 0,
     }
     if any(ignored.values()):
         given = ", ".join(what for what, is_given in ignored.items() if is_given)
-        raise ValueError(f"causal_sdpa does not apply {given}; use another model.attention or another base model")
-    output = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        dropout_p=dropout,
-        scale=scaling,
-        is_causal=True,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output.transpose(1, 2).contiguous(), None
+        raise ValueError(f"causal attention does not apply {given}; use another model.attention or another base model")
 
 
-AttentionInterface.register(SDPA, causal_sdpa)
+def register(implementation: str, attend: Attend) -> None:
+    """Make `attend` known to transformers under the name `implementation`."""
+    AttentionInterface.register(implementation, attention_function(attend))
+
+
+register(SDPA, local_attend("sdpa"))
+register(FLASH_ATTENTION_2, local_attend("flash_attention_2"))

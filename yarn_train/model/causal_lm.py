@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .loss import LOSSES
+from .spans import Documents
 
 
 class CausalLM(nn.Module):
@@ -35,15 +36,21 @@ class CausalLM(nn.Module):
         raise TypeError(f"{type(self.model).__name__}: no list of {self.model.config.num_hidden_layers} decoder blocks")
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        documents: Documents | None = None,
     ) -> torch.Tensor:
         """Summed loss over valid labels (fp32 scalar), or logits [batch, tokens, vocab] when `labels` is None.
 
         Args:
             input_ids, position_ids: [batch, tokens].
             labels: [batch, tokens], ALREADY shifted: labels[:, i] is the target of position i.
+            documents: per sequence, where its documents start; attention stays inside of them. None is one document.
         """
-        hidden = self.decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        mask = {} if documents is None else {"documents": documents}  # reaches the attention function as it is
+        hidden = self.decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **mask).last_hidden_state
         head = self.model.get_output_embeddings()
         if labels is None:
             return head(hidden)
