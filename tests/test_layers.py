@@ -35,6 +35,7 @@ LAYERS = [
 ]
 SIBLINGS = {
     ("checkpoint.manager", "engine.base"),
+    ("engine.deepspeed", "checkpoint.fragments"),
     ("eval.__main__", "cli"),
     ("plan.__main__", "cli"),
 }  # allowed on one line, across packages

@@ -51,6 +51,16 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def announce() -> None:
+    """Set what DeepSpeed reads where no launcher did: the local rank, the processes of this host, the device's type.
+
+    Without them it asserts, counts NUMA nodes with a subprocess per reduction, or warns while it guesses the device.
+    """
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ.setdefault("DS_ACCELERATOR", device().type)
+
+
 def start() -> Runtime:
     """Join the process group (NCCL on GPUs, gloo on CPU); a lone process gets a group of one without any network.
 

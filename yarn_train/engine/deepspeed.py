@@ -1,0 +1,156 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3, with optimizer or everything in host memory, numerically like FSDP2.
+
+fp32 masters of the weights as they were loaded (DeepSpeed alone makes them from the weights it has already rounded to
+bfloat16), gradients summed and accumulated in fp32, one clip by the global norm, the learning rate set at every step.
+Checkpoints go through torch.distributed.checkpoint like everybody else's; DeepSpeed's files are not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+
+from ..checkpoint.fragments import Fragment
+from ..config import Config
+from ..dist import runtime
+from ..dist.mesh import Mesh
+from ..errors import ConfigError, problem
+from ..model.causal_lm import CausalLM
+from ..optim.adamw import parameter_groups, set_lr
+from .deepspeed_settings import settings, unsupported, zero_stage
+from .deepspeed_shards import MOMENTS, Shard, materialize_moments, refresh_compute_weights, shards
+from .fsdp2 import PREFIX
+
+Read = Callable[[str, int, int], Tensor]
+
+
+class DeepSpeedEngine:
+    """`module` is whole and in fp32 on every rank; see :class:`engine.base.Engine` for the methods.
+
+    All ranks form one ZeRO group, those that share a sequence included: their gradients are summed too.
+    """
+
+    def __init__(self, module: CausalLM, cfg: Config, mesh: Mesh):
+        if problems := missing(cfg):
+            raise ConfigError(problems)
+        library = _library()
+        self.stage = zero_stage(cfg)
+        self.world_size = mesh.device_mesh.size()
+        self.max_norm = cfg.optim.grad_clip
+        names = dict(module.named_parameters())
+        self._aliases = _aliases(module, names)
+        loaded = {name: parameter.data for name, parameter in names.items()}
+        betas = (cfg.optim.betas[0], cfg.optim.betas[1])
+        # torch's fused AdamW on the host too: the same update as everywhere else and as fast as DeepSpeed's own, which
+        # is compiled at the first step and needs a CUDA toolkit for that on a GPU machine.
+        self.adamw = AdamW(
+            parameter_groups(module, cfg.optim), lr=cfg.optim.lr, betas=betas, eps=cfg.optim.eps, fused=True
+        )
+        vectors = [p.numel() for p in names.values() if p.ndim < 2]
+        if self.stage == 3:
+            # The loss reads the head's weight outside of the head's forward.
+            library.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)
+        with contextlib.redirect_stdout(io.StringIO()):  # memory statistics that no option turns off
+            self.zero, self._optimizer, _, _ = library.initialize(
+                model=module, optimizer=self.adamw, config=settings(cfg, max(vectors, default=0))
+            )
+        # Calls go through DeepSpeed's forward, which counts micro-batches; attributes are those of the module.
+        self.module = cast(CausalLM, self.zero)
+        self.shards = list(shards(names, self._optimizer, mesh.device_mesh.get_rank()))
+        flats = {id(shard.flat): shard.flat for shard in self.shards}
+        materialize_moments(self.adamw, list(flats.values()))
+        if self.stage == 0:
+            self._norm = torch.zeros(())
+            self.adamw.register_step_pre_hook(self._clip)
+        else:
+            self.write_masters(lambda name, start, stop: loaded[name].reshape(-1)[start:stop])
+
+    def backward(self, loss_sum: Tensor, global_tokens: Tensor) -> None:
+        loss = loss_sum / global_tokens
+        # Stage 3 can only average over ranks: times their number first, which is exact for powers of two.
+        self.zero.backward(loss * self.world_size if self.stage == 3 else loss, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> Tensor:
+        """As the protocol says; a gradient that is not finite leaves the weights as they are and returns inf."""
+        set_lr(self.adamw, lr)
+        self.zero.step()
+        norm = self._norm if self.stage == 0 else self.zero.get_global_grad_norm()
+        return torch.as_tensor(norm, dtype=torch.float32, device=self.zero.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masters, both moments and the step count, by parameter name, in place; see ``checkpoint.fragments``."""
+        state: dict[str, Any] = {"master": {}, **{key: {} for key in MOMENTS}}
+        for shard in self.shards:
+            tensors = {"master": shard.master, **{key: shard.of(self.adamw.state[shard.flat][key]) for key in MOMENTS}}
+            for key, tensor in tensors.items():
+                state[key][shard.name] = Fragment(tensor, shard.start, shard.numel)
+        steps = [values["step"] for values in self.adamw.state.values()]
+        state["step"] = steps[0].detach().cpu().clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for values in self.adamw.state.values():
+            values["step"].fill_(state["step"].item())
+        refresh_compute_weights(self._optimizer)
+
+    @torch.no_grad()
+    def write_masters(self, read: Read) -> None:
+        """Set all weights: `read(name, start, stop)` gives elements [start, stop) of a flattened parameter; collective.
+
+        Each rank reads only what it holds. Names are those of the module given to the engine.
+        """
+        for shard in self.shards:
+            shard.master.copy_(read(shard.name, shard.start, shard.start + shard.length))
+        refresh_compute_weights(self._optimizer)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        whole = {shard.name: self._gather(shard, shard.master) for shard in self.shards}
+        if dist.get_rank() != 0:
+            return {}
+        return {alias.removeprefix(PREFIX): cast(Tensor, whole[name]) for alias, name in self._aliases.items()}
+
+    def _gather(self, shard: Shard, local: Tensor) -> Tensor | None:
+        """The whole of an fp32 tensor on rank 0's CPU, None elsewhere; one parameter's memory at a time."""
+        if self.stage == 0:
+            return local.cpu().clone().view(shard.shape) if dist.get_rank() == 0 else None
+        whole = torch.zeros(shard.numel, dtype=torch.float32, device=self.zero.device)
+        whole[shard.start : shard.start + shard.length] = local
+        dist.reduce(whole.view(torch.int32), dst=0)  # of disjoint pieces, as integers: a sum of floats would lose -0.0
+        return whole.cpu().view(shard.shape) if dist.get_rank() == 0 else None
+
+    def _clip(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Stage 0, before the update: the gradients are reduced by now."""
+        self._norm = clip_grad_norm_(self.zero.module.parameters(), self.max_norm)
+
+
+def missing(cfg: Config) -> list[str]:
+    """Problems that keep DeepSpeed from running `cfg` here; nothing is imported."""
+    if importlib.util.find_spec("deepspeed") is None:
+        fix = "pip install 'yarn-train[deepspeed]', or engine.name=fsdp2"
+        return [problem("engine.name", cfg.engine.name, "fsdp2 without the deepspeed package", fix)]
+    return unsupported(cfg)
+
+
+def _library() -> Any:
+    """Import DeepSpeed; only here, so that nobody without it pays."""
+    runtime.announce()
+    import deepspeed
+
+    # An all-reduce for inference that training never calls; on a CPU it would be compiled now, for most of a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _aliases(module: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, str]:
+    """Every name of every parameter -> its first name; a tied parameter has several."""
+    first = {id(parameter): name for name, parameter in names.items()}
+    return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
