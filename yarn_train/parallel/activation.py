@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from ..model.kept import AttentionResult, active_store
+from ..model.kept import AttentionResult, Store, active_store
 from .offload import Layer, Mover
 
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
@@ -68,7 +68,21 @@ def _recomputed(
 def _contexts(layer: Layer | None) -> Contexts:
     """What surrounds a block's first forward and its recomputation."""
     kept = KeptAttention(layer)
-    return active_store(Recording(kept)), active_store(Replaying(kept))
+    return Active(Recording(kept)), Active(Replaying(kept))
+
+
+class Active(AbstractContextManager[None]):
+    """``active_store`` that can be entered again: a kept graph is recomputed in each backward."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._inside = active_store(self._store)
+        self._inside.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inside.__exit__(*error)
 
 
 class KeptAttention:
