@@ -31,7 +31,7 @@ class Fragment(Tensor):
         whole: Any = Tensor._make_wrapper_subclass(cls, (numel,), dtype=local.dtype, device=local.device)
         whole.local = local.detach()
         whole.start = start
-        return whole  # type: ignore[no-any-return]
+        return whole
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]

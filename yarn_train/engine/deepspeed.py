@@ -25,7 +25,9 @@ from ..dist import runtime
 from ..dist.mesh import Mesh
 from ..errors import ConfigError, problem
 from ..model.causal_lm import CausalLM
+from ..model.load import DTYPES
 from ..optim.adamw import parameter_groups, set_lr
+from .deepspeed_gradients import full_gradients
 from .deepspeed_settings import settings, unsupported, zero_stage
 from .deepspeed_shards import MOMENTS, Shard, materialize_moments, refresh_compute_weights, shards
 from .fsdp2 import PREFIX
@@ -42,36 +44,38 @@ class DeepSpeedEngine:
     def __init__(self, module: CausalLM, cfg: Config, mesh: Mesh):
         if problems := missing(cfg):
             raise ConfigError(problems)
-        library = _library()
+        self._library = _library()
         self.stage = zero_stage(cfg)
         self.world_size = mesh.device_mesh.size()
         self.max_norm = cfg.optim.grad_clip
-        names = dict(module.named_parameters())
-        self._aliases = _aliases(module, names)
-        loaded = {name: parameter.data for name, parameter in names.items()}
+        self._named = dict(module.named_parameters())
+        self._aliases = _aliases(module, self._named)
+        vectors = [p.numel() for p in self._named.values() if p.ndim < 2]
+        options = settings(cfg, max(vectors, default=0))
+        loaded = {name: parameter.data for name, parameter in self._named.items()}
+        groups = parameter_groups(module, cfg.optim)
+        skeleton = any(p.is_meta for p in self._named.values())
+        if skeleton:
+            self._build(module, cfg, options, torch.device(mesh.device_type))
         betas = (cfg.optim.betas[0], cfg.optim.betas[1])
-        # torch's fused AdamW on the host too: the same update as everywhere else and as fast as DeepSpeed's own, which
-        # is compiled at the first step and needs a CUDA toolkit for that on a GPU machine.
-        self.adamw = AdamW(
-            parameter_groups(module, cfg.optim), lr=cfg.optim.lr, betas=betas, eps=cfg.optim.eps, fused=True
-        )
-        vectors = [p.numel() for p in names.values() if p.ndim < 2]
+        # torch's fused AdamW on the host too: the same update as everywhere else. DeepSpeed's own is compiled at the
+        # first step and needs a CUDA toolkit for that on a GPU machine.
+        self.adamw = AdamW(groups, lr=cfg.optim.lr, betas=betas, eps=cfg.optim.eps, fused=True)
         if self.stage == 3:
             # The loss reads the head's weight outside of the head's forward.
-            library.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)
+            self._library.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)
         with contextlib.redirect_stdout(io.StringIO()):  # memory statistics that no option turns off
-            self.zero, self._optimizer, _, _ = library.initialize(
-                model=module, optimizer=self.adamw, config=settings(cfg, max(vectors, default=0))
+            self.zero, self._optimizer, _, _ = self._library.initialize(
+                model=module, optimizer=self.adamw, config=options
             )
         # Calls go through DeepSpeed's forward, which counts micro-batches; attributes are those of the module.
         self.module = cast(CausalLM, self.zero)
-        self.shards = list(shards(names, self._optimizer, mesh.device_mesh.get_rank()))
-        flats = {id(shard.flat): shard.flat for shard in self.shards}
-        materialize_moments(self.adamw, list(flats.values()))
+        self.shards = list(shards(self._named, self._optimizer, mesh.device_mesh.get_rank()))
+        materialize_moments(self.adamw, list({id(shard.flat): shard.flat for shard in self.shards}.values()))
+        self._norm = torch.zeros(())
         if self.stage == 0:
-            self._norm = torch.zeros(())
             self.adamw.register_step_pre_hook(self._clip)
-        else:
+        if cfg.model.dtype == "bfloat16" and not skeleton:
             self.write_masters(lambda name, start, stop: loaded[name].reshape(-1)[start:stop])
 
     def backward(self, loss_sum: Tensor, global_tokens: Tensor) -> None:
@@ -112,6 +116,18 @@ class DeepSpeedEngine:
             shard.master.copy_(read(shard.name, shard.start, shard.start + shard.length))
         refresh_compute_weights(self._optimizer)
 
+    def full_gradients(self) -> dict[str, Tensor]:
+        """Complete fp32 gradients by transformers' names, after backward and before step; collective."""
+        gradients = full_gradients(self._named, self._optimizer, self.stage)
+        return {name.removeprefix(PREFIX): gradient for name, gradient in gradients.items()}
+
+    def close(self) -> None:
+        """Let go of model and optimizer, which DeepSpeed otherwise holds in globals for the life of the process."""
+        if self._optimizer is not None:
+            self.zero.destroy()
+            stack = self._library.runtime.zero.parameter_offload.FWD_MODULE_STACK
+            stack[:] = [module for module in stack if module is not self.zero.module]
+
     def full_weights(self) -> dict[str, Tensor]:
         whole = {shard.name: self._gather(shard, shard.master) for shard in self.shards}
         if dist.get_rank() != 0:
@@ -126,6 +142,20 @@ class DeepSpeedEngine:
         whole[shard.start : shard.start + shard.length] = local
         dist.reduce(whole.view(torch.int32), dst=0)  # of disjoint pieces, as integers: a sum of floats would lose -0.0
         return whole.cpu().view(shard.shape) if dist.get_rank() == 0 else None
+
+    def _build(self, module: CausalLM, cfg: Config, options: dict[str, Any], device: torch.device) -> None:
+        """Give a module on meta uninitialised memory; at stage 3 one block at a time, partitioned at once.
+
+        No rank ever holds more than its share and one block; :meth:`write_masters` brings the weights.
+        """
+        dtype = DTYPES[cfg.model.dtype]
+        for part in [*module.blocks, module]:
+            for parameter in part.parameters():
+                if parameter.is_meta:
+                    memory = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+                    torch.utils.swap_tensors(parameter, memory)  # the same object, so that ties hold
+            if self.stage == 3:
+                self._library.zero.Init(module=part, config_dict_or_path=options, dtype=dtype)
 
     def _clip(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Stage 0, before the update: the gradients are reduced by now."""
