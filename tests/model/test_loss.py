@@ -1,7 +1,10 @@
-"""Both losses against float64 cross-entropy, and the promise that only one chunk of logits ever exists."""
+"""All losses against float64 cross-entropy, and the promise that only one chunk of logits ever exists."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from yarn_train.config import MemoryConfig
 from yarn_train.data import batch
+from yarn_train.errors import ConfigError
 from yarn_train.model import loss as losses
-from yarn_train.model.loss import IGNORE_INDEX, LOSSES, chunked_loss, full_loss
+from yarn_train.model.loss import IGNORE_INDEX, LOSSES, MAX_LOGITS, chunked_loss, full_loss, fused_loss, loss_missing
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+both = pytest.mark.parametrize("loss", [full_loss, chunked_loss], ids=["full", "chunked"])
 
 
 class NewTensors(TorchDispatchMode):
@@ -206,3 +211,114 @@ def test_a_chunk_fits_the_budget_but_never_falls_below_the_minimum() -> None:
 
 def test_the_loss_and_the_batches_agree_on_the_ignored_label() -> None:
     assert losses.IGNORE_INDEX == batch.IGNORE_INDEX == -100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunked_equals_full(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value to 1e-6 and gradients to 1e-5 of their norm in fp32; within bf16's rounding in bf16."""
+    hidden, weight, labels = sample(200, 300, 64)
+    hidden, weight = hidden.to(dtype), (weight / 8).to(dtype)
+    set_chunk(monkeypatch, 7, 300)
+    value, *grads = with_grads(chunked_loss, hidden, weight, labels, 1 / 150)
+    right, *right_grads = with_grads(full_loss, hidden, weight, labels, 1 / 150)
+    torch.testing.assert_close(value, right, rtol=1e-6, atol=0.0)
+    for grad, expected in zip(grads, right_grads, strict=True):
+        assert (grad - expected).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * expected.norm()
+
+
+@pytest.mark.long
+def test_chunked_with_more_logits_than_32_bits_can_index() -> None:
+    """Two kinds of hidden state, of width 1, so that float64 sums over the vocabulary are all that is needed."""
+    vocab, tokens = 128_256, 17_000
+    assert tokens * vocab > 2**31
+    weight = torch.linspace(-1, 1, vocab).unsqueeze(1)
+    kind = torch.arange(tokens) % 3 == 0
+    hidden = torch.where(kind, 1.0, -2.0).unsqueeze(1)
+    labels = torch.arange(tokens) * 7 % vocab
+    labels[::5] = IGNORE_INDEX
+    got = with_grads(chunked_loss, hidden, weight, labels)
+    valid, target = labels != IGNORE_INDEX, labels.clamp_min(0)
+    w, loss = weight.double().squeeze(1), torch.zeros((), dtype=torch.float64)
+    by_hidden, by_weight = torch.zeros(tokens, dtype=torch.float64), torch.zeros(vocab, dtype=torch.float64)
+    for h, here in ((1.0, valid & kind), (-2.0, valid & ~kind)):
+        p = torch.softmax(h * w, 0)
+        loss += (torch.logsumexp(h * w, 0) - h * w[target[here]]).sum()
+        by_hidden[here] = (p * w).sum() - w[target[here]]
+        by_weight += h * here.sum() * p
+        by_weight.index_add_(0, target[here], torch.full((int(here.sum()),), -h, dtype=torch.float64))
+    torch.testing.assert_close(got[0].double(), loss, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(got[1].double().squeeze(1), by_hidden, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got[2].double().squeeze(1), by_weight, rtol=1e-4, atol=1e-3)
+
+
+def test_full_refuses_more_logits_than_32_bits_can_index() -> None:
+    hidden, weight = torch.empty(65_536, 1, device="meta"), torch.empty(32_768, 1, device="meta")
+    labels = torch.empty(65_536, dtype=torch.long, device="meta")
+    with pytest.raises(ConfigError, match=r"memory\.loss.*2,147,483,648 logits") as error:
+        full_loss(hidden, weight, labels)
+    assert "chunked" in str(error.value)
+    assert loss_missing("full", torch.device("cuda"), MAX_LOGITS) is None
+    assert loss_missing("chunked", torch.device("cpu"), MAX_LOGITS + 1) is None
+
+
+def test_the_fused_loss_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "CUDA GPU" in str(loss_missing("fused", torch.device("cpu"), 1))
+    monkeypatch.setattr(losses.importlib.util, "find_spec", lambda name: None)
+    assert "yarn-train[fused]" in str(loss_missing("fused", torch.device("cuda"), 1))
+    monkeypatch.setattr(losses.importlib.util, "find_spec", lambda name: name == "liger_kernel")
+    assert loss_missing("fused", torch.device("cuda"), 1) is None
+
+
+def test_every_choice_of_the_option_is_a_loss() -> None:
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(MemoryConfig)}["loss"]
+    assert set(LOSSES) == set(choices)
+
+
+def _liger(  # type: ignore[no-untyped-def]  # liger-kernel 0.8.5's own signature
+    _input,
+    weight,
+    target,
+    bias=None,
+    ce_weight=None,
+    ignore_index=-100,
+    lse_square_scale=0.0,
+    label_smoothing=0.0,
+    reduction="mean",
+    softcap=None,
+    return_z_loss=False,
+    accum_dtype=None,
+):
+    assert (bias, ce_weight, lse_square_scale, softcap, return_z_loss) == (None, None, 0.0, None, False)
+    assert accum_dtype == torch.float32
+    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": reduction}
+    return F.cross_entropy(_input @ weight.T, target, **options), None, None, None
+
+
+def test_fused_asks_liger_for_the_same_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which argument is which: its kernels need a GPU."""
+    function = types.SimpleNamespace(LigerFusedLinearCrossEntropyFunction=types.SimpleNamespace(apply=_liger))
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops", function)
+    inputs = sample(20, 30, 8)
+    assert_same(with_grads(fused_loss, *inputs, 1 / 7), oracle(*inputs, 1 / 7))
+    expected = oracle(*inputs)[0].item()
+    hidden, weight, labels = inputs
+    with pytest.raises(ValueError, match="chunked_loss"):
+        fused_loss(hidden, weight.requires_grad_(), labels)
+    with torch.no_grad():
+        assert fused_loss(hidden, weight, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_equals_float64_cross_entropy(dtype: torch.dtype) -> None:
+    pytest.importorskip("liger_kernel")
+    hidden, weight, labels = sample(300, 1000, 64)
+    hidden, weight, labels = hidden.to("cuda", dtype), (weight / 8).to("cuda", dtype), labels.cuda()
+    value, *grads = with_grads(fused_loss, hidden, weight, labels, 1 / 200)
+    right, *right_grads = oracle(hidden, weight, labels, 1 / 200)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(value.double(), right, rtol=tolerance, atol=0.0)
+    for grad, expected in zip(grads, right_grads, strict=True):
+        assert (grad.double() - expected).norm() < tolerance * expected.norm()
+    assert fused_loss(hidden.requires_grad_(), weight, torch.full_like(labels, IGNORE_INDEX)).item() == 0.0

@@ -47,7 +47,7 @@ def test_pieces_are_different_powers_of_two_that_hold_the_bytes_and_little_more(
         numbers(3, 5).bfloat16(),
         numbers(()),
         torch.arange(7),
-        numbers(3 * MIN_PIECE // 4 + 1000),  # several pieces, the last one not full
+        numbers(3 * MIN_PIECE // 4 - 1000),  # several pieces, the last one not full
     ],
 )
 def test_a_tensor_comes_back_bit_for_bit_with_its_layout(tensor: Tensor) -> None:

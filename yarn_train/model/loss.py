@@ -1,20 +1,24 @@
-"""Next-token cross-entropy as a SUM over valid tokens, with all logits or with one chunk of them at a time.
+"""Next-token cross-entropy as a SUM over valid tokens: with all logits, with one chunk of them at a time, or fused.
 
-Both forms return a sum so that the caller can divide by the global number of valid tokens: the loss and its gradients
+All forms return a sum so that the caller can divide by the global number of valid tokens: the loss and its gradients
 are then the same for every split of a batch into ranks, micro-batches and shards.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from ..errors import ConfigError, problem
+
 IGNORE_INDEX = -100
 CPU_CHUNK_LOGITS = 2**22  # 16 MiB of fp32 logits: stays in a CPU's last-level cache
 GPU_CHUNK_LOGITS = 2**27  # 512 MiB of fp32 logits: large enough to keep a GPU's matrix units busy
 MIN_CHUNK_TOKENS = 128
+MAX_LOGITS = 2**31 - 1
 
 
 def full_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -27,7 +31,13 @@ def full_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) 
 
     Returns:
         fp32 scalar.
+
+    Raises:
+        ConfigError: more logits than 32-bit kernels can index.
     """
+    missing = loss_missing("full", hidden.device, hidden.shape[0] * weight.shape[0])
+    if missing:
+        raise ConfigError(problem("memory.loss", "full", "chunked | fused", missing))
     logits = F.linear(hidden, weight).float()
     return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
 
@@ -48,7 +58,40 @@ def chunk_tokens(weight: torch.Tensor) -> int:
     return max(MIN_CHUNK_TOKENS, budget // weight.shape[0])
 
 
-LOSSES = {"full": full_loss, "chunked": chunked_loss}
+def fused_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """:func:`chunked_loss` by Liger's kernels (GPU): softmax and its gradient in place of the chunk's own logits.
+
+    Logits and their gradients are rounded to the inputs' dtype, the weight's gradient is summed over chunks in fp32 and
+    rounded once, as in :func:`chunked_loss`. Liger's backward scales its saved gradients IN PLACE: once only.
+    """
+    from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction  # imports triton, so not before it is asked for
+
+    if torch.is_grad_enabled() and weight.requires_grad and not hidden.requires_grad:
+        raise ValueError("fused_loss gives no gradient to the head alone; use chunked_loss where the decoder is frozen")
+    # bias, class weights, ignored label, z-loss, smoothing, reduction, softcap, return z-loss, dtype of the sums
+    options = (None, None, IGNORE_INDEX, 0.0, 0.0, "sum", None, False, torch.float32)
+    loss: torch.Tensor = LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, labels, *options)[0]
+    return loss
+
+
+def loss_missing(name: str, device: torch.device, logits: int) -> str | None:
+    """What stands in the way of the loss `name`, in words, or None when it can run.
+
+    Args:
+        logits: tokens of one forward pass on one rank times vocabulary.
+    """
+    if name == "full" and logits > MAX_LOGITS:
+        return f"one pass has {logits:,} logits, more than 32-bit kernels can index ({MAX_LOGITS:,})"
+    if name != "fused":
+        return None
+    if device.type != "cuda":
+        return f"it needs a CUDA GPU and this process computes on the {device.type.upper()}"
+    if importlib.util.find_spec("liger_kernel") is None:
+        return "the liger-kernel package is not installed; pip install 'yarn-train[fused]'"
+    return None
+
+
+LOSSES = {"full": full_loss, "chunked": chunked_loss, "fused": fused_loss}
 
 
 class _ChunkedLoss(torch.autograd.Function):
