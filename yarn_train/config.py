@@ -240,6 +240,25 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    gpu: str = option(
+        "h100",
+        "python -m yarn_train.plan: the GPU to plan for",
+        choices=("h100", "h200", "a100-80", "a100-40", "b200"),
+    )
+    gpus: int = option(8, "python -m yarn_train.plan: GPUs of the whole run", minimum=1)
+    gpus_per_node: int = option(8, "python -m yarn_train.plan: GPUs that share a machine's fast links", minimum=1)
+    memory_gib: float | None = option(None, "memory per GPU in GiB; null takes the device's, or plan.gpu's", above=0.0)
+    check: str = option(
+        "refuse",
+        "before weights load, a run that cannot fit its memory is: refuse: not started; warn: started with a warning; "
+        "off: not looked at",
+        choices=("refuse", "warn", "off"),
+    )
+    output: str | None = option(None, "python -m yarn_train.plan: also write the plan to this JSON file")
+
+
+@dataclass(frozen=True)
 class CurriculumConfig:
     stages: dict[str, Any] = option(
         {}, "stage name -> options that differ in that stage; empty trains one stage from the options above"
@@ -263,6 +282,7 @@ class Config:
     compile: CompileConfig = field(default_factory=CompileConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
 

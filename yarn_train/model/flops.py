@@ -2,10 +2,12 @@
 
 FLOPs per token = 6 * N_matmul + 6 * layers * heads * head_dim * seq_len: forward and backward of every matrix product
 with a weight (the output head included, embedding look-ups not), and of causal attention, counted once at half of the
-square; recomputation is not counted.
+square; recomputation is not counted. What a GPU really computes, recomputation included, is :func:`hardware_work`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -33,6 +35,37 @@ def matmul_parameters(model: nn.Module) -> int:
 def flops_per_token(num_matmul: int, num_layers: int, attention_width: int, seq_len: int) -> float:
     """Training FLOPs per token; `attention_width` is query heads * head_dim."""
     return 6.0 * num_matmul + 6.0 * num_layers * attention_width * seq_len
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs per token that a GPU executes, apart by the kernels that run them (their rates differ)."""
+
+    linear: float
+    attention_forward: float
+    attention_backward: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.linear + self.attention_forward + self.attention_backward
+
+
+def hardware_work(
+    num_matmul: int, num_recomputed: int, num_layers: int, attention_width: int, seq_len: int, attention_again: bool
+) -> Work:
+    """Training FLOPs per token with recomputation; the backward of attention is 2.5 forwards, as it makes QK' again.
+
+    Args:
+        num_recomputed: those of the `num_matmul` weights whose products run a second time in backward.
+        attention_again: whether attention's forward does too.
+    """
+    attention = 2.0 * num_layers * attention_width * seq_len  # causal half of 4 * width * seq_len, per layer
+    return Work(
+        linear=6.0 * num_matmul + 2.0 * num_recomputed,
+        attention_forward=attention * (2.0 if attention_again else 1.0),
+        attention_backward=2.5 * attention,
+    )
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -1,0 +1,94 @@
+"""The plan of one stage: does it fit, how long does it take; and of a run: all of its stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import Config
+from ..stages import Stage
+from .jobs import Tracer
+from .machines import GIB, MACHINES, Machine
+from .memory import MASTER, MOMENTS, Memory, memory_of
+from .sizes import Sizes
+from .time import StepTime, step_time
+
+EXPORT = {"float32": 4.0, "bfloat16": 2.0}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machines that a plan is for."""
+
+    machine: Machine
+    gpus: int
+    gpus_per_node: int
+    memory: float
+
+    @classmethod
+    def of(cls, cfg: Config) -> Target:
+        """As ``plan.*`` says."""
+        machine = MACHINES[cfg.plan.gpu]
+        memory = machine.memory if cfg.plan.memory_gib is None else cfg.plan.memory_gib * GIB
+        return cls(machine, cfg.plan.gpus, cfg.plan.gpus_per_node, memory)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory and time of a configuration on a number of GPUs."""
+
+    cfg: Config
+    gpus: int
+    memory: Memory
+    time: StepTime
+
+    @property
+    def gpu_seconds(self) -> float:
+        """What a step costs, whatever it runs on."""
+        return self.time.seconds * self.gpus
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage's estimate and what it writes.
+
+    Attributes:
+        checkpoint: bytes of one checkpoint; `export` of the model at the stage's end.
+    """
+
+    name: str
+    estimate: Estimate
+    checkpoint: float
+    export: float
+
+    @property
+    def seconds(self) -> float:
+        """All steps."""
+        return self.estimate.time.seconds * self.estimate.cfg.train.steps
+
+    @property
+    def disk(self) -> float:
+        """Bytes at the end of the stage: the checkpoints that are kept, and the model."""
+        return self.estimate.cfg.checkpoint.keep * self.checkpoint + self.export
+
+
+def estimates(configs: list[tuple[Config, int]], tracer: Tracer, sizes: Sizes, target: Target) -> list[Estimate]:
+    """Estimates of (configuration, GPUs), traced side by side."""
+    found = []
+    for (cfg, gpus), traced in zip(configs, tracer(configs), strict=True):
+        memory = memory_of(cfg, traced, sizes, gpus, target.memory)
+        time = step_time(cfg, traced, sizes, target.machine, gpus, target.gpus_per_node)
+        found.append(Estimate(cfg, gpus, memory, time))
+    return found
+
+
+def plan_stages(stages: list[Stage], tracer: Tracer, sizes: Sizes, target: Target) -> list[StagePlan]:
+    """The plan of every stage."""
+    found = estimates([(stage.cfg, target.gpus) for stage in stages], tracer, sizes, target)
+    plans = []
+    for stage, estimate in zip(stages, found, strict=True):
+        optim = stage.cfg.optim
+        checkpoint = (MASTER[optim.state] + MOMENTS[optim.state]) * sizes.parameters
+        plans.append(
+            StagePlan(stage.name, estimate, checkpoint, EXPORT[stage.cfg.checkpoint.export_dtype] * sizes.parameters)
+        )
+    return plans

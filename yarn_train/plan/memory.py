@@ -1,0 +1,129 @@
+"""Memory of a step per GPU and node: the trace, and by arithmetic what fake tensors cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..config import Config, accumulation_steps
+from .ledger import COMMUNICATION, GRADIENTS, HOST, OPTIMIZER, WEIGHTS
+from .machines import fixed_bytes, usable_bytes
+from .sizes import Sizes
+from .trace import Trace, off_device
+
+FIXED = "CUDA and NCCL"
+# Bytes per parameter of AdamW's two moments; 8bit: one byte each and a float32 scale per block of 256.
+MOMENTS = {"float32": 8.0, "8bit": 2.0 + 2 * 4 / 256, "bfloat16": 4.0}
+MASTER = {"float32": 4.0, "8bit": 4.0, "bfloat16": 2.0}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one GPU holds at its fullest instant.
+
+    Attributes:
+        device: bytes by category.
+        part: the part of the step in which that instant lies.
+        capacity: the device's memory in bytes.
+        host: bytes in host memory per GPU, by category.
+        by_arithmetic: categories that were not traced.
+    """
+
+    device: Mapping[str, float]
+    part: str
+    capacity: float
+    host: Mapping[str, float]
+    by_arithmetic: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """Bytes on the device."""
+        return sum(self.device.values())
+
+    @property
+    def usable(self) -> float:
+        """Bytes that may be filled."""
+        return usable_bytes(self.capacity)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest instant leaves the reserve free."""
+        return self.total <= self.usable
+
+
+def memory_of(cfg: Config, traced: Trace, sizes: Sizes, world_size: int, capacity: float) -> Memory:
+    """Memory of rank 0, on which no other rank holds more."""
+    absent = off_device(cfg)
+    peak = max(traced.moments, key=lambda moment: moment.total(absent))
+    live: dict[str, float] = dict(peak.live)
+    arithmetic = [FIXED]
+    if cfg.optim.state == "8bit":
+        live[OPTIMIZER] = live.get(OPTIMIZER, 0) * MOMENTS["8bit"] / MOMENTS["float32"]
+        arithmetic.append(OPTIMIZER)
+    # Host buffers stay with the mover for the next step: the most that was ever in them counts.
+    host = {"activations": float(max(moment.live.get(HOST, 0) for moment in traced.moments))}
+    device = {category: size for category, size in live.items() if category not in absent and size}
+    if cfg.engine.name == "deepspeed":
+        state, away = zero_state(cfg, sizes, world_size)
+        arithmetic += list(state)
+        device |= state
+        host |= away
+    else:
+        host |= {category: live.get(category, 0.0) for category in absent - {HOST}}
+    device[FIXED] = fixed_bytes(world_size)
+    kept = {category: size for category, size in host.items() if size}
+    return Memory(device, peak.part, capacity, kept, tuple(arithmetic))
+
+
+def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of DeepSpeed's state (on the device, in host memory) per rank, after the ZeRO paper (arXiv 1910.02054).
+
+    Master weights and moments are float32 and gradients are reduced in float32; with a low-precision compute dtype
+    there is a second copy of the weights in it.
+    """
+    count, stage = sizes.parameters, 3 if cfg.engine.zero_stage is None else cfg.engine.zero_stage
+    shared = {level: count / (world_size if stage >= level else 1) for level in (1, 2, 3)}
+    low = 2.0 if cfg.model.dtype == "bfloat16" else 0.0
+    weights, master = low * shared[3], 4.0 * shared[1]
+    optimizer, gradients = MOMENTS["float32"] * shared[1], 4.0 * shared[2]
+    # Gathered parameters of two blocks, the root's, and one gradient bucket on its way.
+    gathered = (low or 4.0) * (2 * sizes.block + 2 * sizes.head) if stage == 3 else 0.0
+    communication = gathered + 4.0 * max(sizes.block, sizes.head)
+    device = {WEIGHTS: weights + master, GRADIENTS: gradients, OPTIMIZER: optimizer, COMMUNICATION: communication}
+    if cfg.engine.offload == "none":
+        return device, {}
+    away = {"master weights": master, OPTIMIZER: optimizer}
+    device |= {WEIGHTS: weights, OPTIMIZER: 0.0}
+    if cfg.engine.offload == "all":
+        away |= {WEIGHTS: weights, GRADIENTS: gradients}
+        device |= {WEIGHTS: 0.0, GRADIENTS: 0.0}
+    return {k: v for k, v in device.items() if v}, away
+
+
+def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:
+    """Bytes per rank that a step of `cfg` needs at least: sharded state, kept inputs of blocks, one block's tensors.
+
+    Costs nothing, and is right to within a factor of two: enough to tell a run that cannot fit, or that easily does.
+    """
+    width = 2 if cfg.model.dtype == "bfloat16" else 4
+    tokens = cfg.train.micro_batch_size * cfg.data.seq_len / cfg.parallel.context
+    kept = 0.0 if cfg.memory.offloads else float(sizes.hidden)
+    if cfg.memory.recompute == "attention" and not cfg.memory.offloads:
+        kept += sizes.attention_width
+    if cfg.memory.recompute == "none":  # at least the inputs of attention's and of the MLP's products
+        kept = 2.0 * sizes.hidden + 3.0 * sizes.attention_width
+    kept *= width * tokens * sizes.layers
+    intermediate = 0.0 if cfg.memory.tiled_mlp else sizes.mlp / (3 * sizes.layers * sizes.hidden)
+    logits = 8.0 * sizes.vocab * tokens if cfg.memory.loss == "full" else 0.0
+    moving = kept + max(3 * intermediate * width * tokens, logits)
+    if cfg.engine.name == "deepspeed":
+        device, _ = zero_state(cfg, sizes, world_size)
+        return device.get(WEIGHTS, 0.0) + device.get(OPTIMIZER, 0.0) + max(device.get(GRADIENTS, 0.0), moving)
+    if cfg.engine.offload == "all":
+        return moving
+    count = sizes.parameters * cfg.parallel.replicate / world_size
+    moments = MOMENTS[cfg.optim.state] * (cfg.engine.offload == "none")
+    gradients = MASTER[cfg.optim.state] * count
+    held = (MASTER[cfg.optim.state] + moments) * count
+    # With one micro-batch per step, gradients appear while what was kept for them goes.
+    return held + (gradients + moving if accumulation_steps(cfg, world_size) > 1 else max(gradients, moving))

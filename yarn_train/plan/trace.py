@@ -1,0 +1,208 @@
+"""Run one optimizer step of the real configuration on tensors without memory, and book every byte of it.
+
+The model, its transforms, the engine and the losses are those of training; only their tensors are fake (shapes without
+data) and their process group answers at once. Any number of ranks, of any GPU, is traced by one CPU core in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import PretrainedConfig
+
+from ..config import Config, accumulation_steps
+from ..data.batch import Batch, make_batch
+from ..dist.mesh import Mesh, ulysses_size
+from ..engine.fsdp2 import FSDP2Engine
+from ..model import loss as losses
+from ..model.attention import choose_kernel
+from ..model.causal_lm import CausalLM
+from ..model.load import DTYPES, build_skeleton
+from ..model.weights import materialize
+from ..parallel.context import ContextParallel
+from ..parallel.offload import Pool
+from ..parallel.plan import parallelize
+from .hidden import hidden_bytes
+from .ledger import (
+    COMMUNICATION,
+    GRADIENTS,
+    HOST,
+    LOSS,
+    OPTIMIZER,
+    SAVED,
+    TEMPORARY,
+    WEIGHTS,
+    Ledger,
+    Moment,
+)
+
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What one rank of a step holds and moves; FSDP2 in float32 with everything on the device unless said otherwise.
+
+    Attributes:
+        moments: the fullest instant of each part of the step, by what is not in :func:`off_device`; bytes by category.
+        saved: bytes by category that were made in a micro-batch's forward and wait for its backward.
+        moved: bytes that pointwise kernels read and write per micro-batch.
+        sent: bytes of collectives per micro-batch, by operator.
+    """
+
+    moments: tuple[Moment, ...]
+    saved: Mapping[str, int]
+    moved: int
+    sent: Mapping[str, int]
+
+
+def off_device(cfg: Config) -> frozenset[str]:
+    """Categories of a trace that are not on the device, or that are booked by arithmetic instead (DeepSpeed's)."""
+    if cfg.engine.name == "deepspeed":
+        return frozenset({HOST, WEIGHTS, GRADIENTS, OPTIMIZER, COMMUNICATION})
+    moved = {"none": (), "optimizer": (OPTIMIZER,), "all": (WEIGHTS, GRADIENTS, OPTIMIZER)}
+    return frozenset({HOST, *moved[cfg.engine.offload]})
+
+
+def traced_form(cfg: Config) -> Config:
+    """The configuration that is run in place of `cfg`: what fake tensors cannot show is booked by arithmetic later.
+
+    DeepSpeed becomes FSDP2 (the same activations), offloaded state stays on the device, 8-bit moments are float32, and
+    nothing is compiled (compilation only removes temporaries).
+    """
+    engine = dataclasses.replace(cfg.engine, name="fsdp2", zero_stage=None, offload="none")
+    state = "float32" if cfg.optim.state == "8bit" else cfg.optim.state
+    return dataclasses.replace(
+        cfg,
+        engine=engine,
+        optim=dataclasses.replace(cfg.optim, state=state),
+        compile=dataclasses.replace(cfg.compile, enabled=False),
+    )
+
+
+def trace(cfg: Config, base: PretrainedConfig, world_size: int) -> Trace:
+    """Trace rank 0's step of :func:`traced_form` over `world_size` ranks.
+
+    Must run in a process without a process group; see :mod:`plan.jobs`.
+    """
+    absent, cfg = off_device(cfg), traced_form(cfg)
+    with fake_ranks(world_size), gpu_sizes():
+        mesh = Mesh.create("cpu", world_size, cfg.parallel, ulysses_size(cfg.parallel, base.num_attention_heads))
+        context = ContextParallel(mesh)
+        module = _skeleton(cfg, base, context)
+        parallelize(module, cfg, mesh)
+        segments = torch.zeros(cfg.train.micro_batch_size, cfg.data.seq_len, dtype=torch.int64)
+        batch = context.shard(make_batch(segments))
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, Ledger(hidden_bytes) as ledger, host_buffers(ledger):
+            materialize(module, CPU)
+            _fake_buffers(module, fake)
+            ledger.label([*module.parameters(), *module.buffers()], WEIGHTS)
+            engine = FSDP2Engine(module, cfg, mesh)
+            _make_optimizer_state(engine, ledger)
+            micro_batches = min(2, accumulation_steps(cfg, world_size))
+            return step(engine, _fake_batch(batch, fake), micro_batches, ledger, absent)
+
+
+@contextmanager
+def fake_ranks(world_size: int) -> Iterator[None]:
+    """A process group of `world_size` ranks that exist in name only; this process is rank 0."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def gpu_sizes() -> Iterator[None]:
+    """Sizes that are chosen by device are those of a GPU; a build of torch without CUDA cannot fake its tensors."""
+    with mock.patch.object(losses, "CPU_CHUNK_LOGITS", losses.GPU_CHUNK_LOGITS):
+        yield
+
+
+@contextmanager
+def host_buffers(ledger: Ledger) -> Iterator[None]:
+    """Book what activation offloading keeps in host memory: on the CPU nothing else tells it from the device's."""
+    make = Pool._one
+
+    def booked(pool: Pool, size: int) -> Tensor:
+        buffer = make(pool, size)
+        ledger.label([buffer], HOST)
+        return buffer
+
+    with mock.patch.object(Pool, "_one", booked):
+        yield
+
+
+def _skeleton(cfg: Config, base: PretrainedConfig, context: ContextParallel) -> CausalLM:
+    kernel = context.attention(choose_kernel("sdpa", CPU, DTYPES[cfg.model.dtype]))
+    module = CausalLM(build_skeleton(base, cfg.rope, kernel), cfg.memory.loss)
+    if cfg.optim.state == "bfloat16":
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return module
+
+
+def _fake_buffers(module: nn.Module, fake: FakeTensorMode) -> None:
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = fake.from_tensor(buffer)
+
+
+def _fake_batch(batch: Batch, fake: FakeTensorMode) -> Batch:
+    ids, labels, positions = (fake.from_tensor(t) for t in (batch.input_ids, batch.labels, batch.position_ids))
+    return dataclasses.replace(batch, input_ids=ids, labels=labels, position_ids=positions)
+
+
+def _make_optimizer_state(engine: FSDP2Engine, ledger: Ledger) -> None:
+    """Make what the first step ever makes: a plan is about all the others."""
+    for parameter in engine.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    engine.step(0.0)
+    states: list[Any] = [value for state in engine.optimizer.state.values() for value in state.values()]
+    ledger.label(states, OPTIMIZER)
+
+
+def step(engine: FSDP2Engine, batch: Batch, micro_batches: int, ledger: Ledger, absent: frozenset[str]) -> Trace:
+    """One optimizer step; with accumulation, the second micro-batch meets the gradients of the first."""
+    module = engine.module
+    tokens = torch.ones(())
+    module.loss = _in_part(module.loss, ledger)
+    for _ in range(micro_batches):
+        before = ledger.live()
+        ledger.moved = 0
+        ledger.sent.clear()
+        with ledger.part("forward"):
+            loss = module(batch.input_ids, batch.position_ids, batch.labels)
+        ledger.label_live(TEMPORARY, SAVED)
+        saved = ledger.live() - before
+        with ledger.part("backward"):
+            engine.backward(loss, tokens)
+        del loss
+        ledger.label([p.grad for p in module.parameters()], GRADIENTS)
+    moved, sent = ledger.moved, dict(ledger.sent)
+    with ledger.part("optimizer"):
+        engine.step(0.0)
+    return Trace(tuple(ledger.moments(absent)), saved, moved, sent)
+
+
+def _in_part(loss: Any, ledger: Ledger) -> Any:
+    def booked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        with ledger.part("loss", LOSS):
+            result: Tensor = loss(hidden, weight, labels)
+            if hidden.requires_grad:
+                hidden.register_hook(lambda _: ledger.enter("backward"))
+            result.register_hook(lambda _: ledger.enter("loss backward", LOSS))
+            return result
+
+    return booked
