@@ -11,14 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.utils.checkpoint import checkpoint
+from torch.distributed.fsdp import fully_shard
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import IGNORE_INDEX, Batch
 from yarn_train.dist.mesh import DIMENSIONS, Mesh
 from yarn_train.model.attention import choose_kernel
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.parallel import activation
 from yarn_train.parallel.context import ContextParallel
+from yarn_train.parallel.ring import Ring
 
 WORLD = 4
 LENGTH = 37  # divides by nothing
@@ -66,12 +68,14 @@ def relative(got: Tensor, right: Tensor) -> float:
     return ((got.double() - right).abs().max() / right.abs().max()).item()
 
 
-def attention_errors(part: ContextParallel, heads: int, kv_heads: int, documents: Any) -> list[float]:
+def attention_errors(
+    part: ContextParallel, heads: int, kv_heads: int, documents: Any, dtype: torch.dtype = torch.float32
+) -> list[float]:
     """Relative errors of the output and of the gradients of q, k and v."""
     g = torch.Generator().manual_seed(0)
     padded = part.layout.padded(LENGTH)
-    whole = [torch.randn(2, padded, n, 8, generator=g) for n in (heads, kv_heads, kv_heads)]
-    upstream = torch.randn(2, padded, heads, 8, generator=g)
+    whole = [torch.randn(2, padded, n, 8, generator=g).to(dtype) for n in (heads, kv_heads, kv_heads)]
+    upstream = torch.randn(2, padded, heads, 8, generator=g).to(dtype)
     upstream[:, LENGTH:] = 0
     leaves = [t[:, :LENGTH].double().requires_grad_() for t in whole]
     right = dense(documents, *leaves)
@@ -111,31 +115,28 @@ def batch(documents: Any, ignored: int = 0) -> Batch:
     return Batch(ids, labels, positions, int((labels != IGNORE_INDEX).sum()), documents)
 
 
-def loss_and_gradients(module: CausalLM, given: Batch, recompute: bool = False) -> tuple[Tensor, list[Tensor]]:
-    if recompute:
-        for block in module.blocks:
-            block.forward = _checkpointed(block.forward)
+def loss_and_gradients(module: CausalLM, given: Batch) -> list[Tensor]:
     loss = module(given.input_ids, given.position_ids, given.labels, given.documents)
-    return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters())))
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
 
 
-def _checkpointed(forward: Any) -> Any:
-    return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-
-def model_errors(part: ContextParallel, heads: int, kv_heads: int, documents: Any, ignored: int) -> dict[str, float]:
+def model_errors(
+    part: ContextParallel, heads: int, kv_heads: int, documents: Any, ignored: int, policies: tuple[str, ...]
+) -> dict[str, float]:
     """One process against the sum over ranks: loss, worst parameter gradient, logits, number of valid labels."""
     given = batch(documents, ignored)
     plain = choose_kernel("sdpa", torch.device("cpu"), torch.float32)
     kernel = part.attention(plain).implementation
-    loss, gradients = loss_and_gradients(llama(plain.implementation, heads, kv_heads), given)
+    rights = loss_and_gradients(llama(plain.implementation, heads, kv_heads), given)
     mine = part.shard(given)
     errors = {}
-    for name, recompute in (("", False), (" recomputed", True)):
-        local = loss_and_gradients(llama(kernel, heads, kv_heads), mine, recompute)
-        total, *summed = _over_context(part, [local[0], *local[1]])
-        errors["loss" + name] = relative(total, loss)
-        errors["gradients" + name] = max(relative(x, y) for x, y in zip(summed, gradients, strict=True))
+    for policy in policies:
+        module = llama(kernel, heads, kv_heads)
+        activation.apply(list(module.blocks), policy)
+        found = _over_context(part, loss_and_gradients(module, mine))
+        errors[f"loss, {policy} recomputed"] = relative(found[0], rights[0])
+        errors[f"gradients, {policy} recomputed"] = worst(found, rights)
     count = _over_context(part, [torch.tensor(float(mine.num_valid))])[0]
     errors["valid labels"] = abs(count.item() - given.num_valid)
     with torch.no_grad():
@@ -143,6 +144,42 @@ def model_errors(part: ContextParallel, heads: int, kv_heads: int, documents: An
         logits = llama(kernel, heads, kv_heads)(mine.input_ids, mine.position_ids, None, mine.documents)
     errors["logits"] = relative(part.gather(logits, LENGTH), right)
     return errors
+
+
+def worst(found: list[Tensor], rights: list[Tensor]) -> float:
+    return max(relative(x, y) for x, y in zip(found, rights, strict=True))
+
+
+def fsdp_error(part: ContextParallel, heads: int, kv_heads: int) -> float:
+    """Worst parameter gradient with parameters sharded over all ranks and blocks recomputed."""
+    given, plain = batch(None), choose_kernel("sdpa", torch.device("cpu"), torch.float32)
+    rights = loss_and_gradients(llama(plain.implementation, heads, kv_heads), given)
+    module = llama(part.attention(plain).implementation, heads, kv_heads)
+    activation.apply(list(module.blocks), "full")
+    for unit in (*module.blocks, module):
+        fully_shard(unit).set_force_sum_reduction_for_comms(True)
+    for unit in (*module.blocks, module):
+        unit.set_gradient_divide_factor(1.0)
+    _, *sharded = loss_and_gradients(module, part.shard(given))
+    return worst([g.full_tensor() for g in sharded], rights[1:])
+
+
+def ring_rounds(part: ContextParallel, policy: str) -> int:
+    """How often keys and values go around in one step of a model of two layers."""
+    rounds = 0
+
+    def counted(self: Ring, *args: Any) -> Any:
+        nonlocal rounds
+        rounds += 1
+        return shards(self, *args)
+
+    kernel = part.attention(choose_kernel("sdpa", torch.device("cpu"), torch.float32))
+    module = llama(kernel.implementation, 4, 2)
+    activation.apply(list(module.blocks), policy)
+    shards, Ring.shards = Ring.shards, counted
+    loss_and_gradients(module, part.shard(batch(None)))
+    Ring.shards = shards
+    return rounds
 
 
 def _over_context(part: ContextParallel, tensors: list[Tensor]) -> list[Tensor]:
@@ -154,6 +191,7 @@ def _over_context(part: ContextParallel, tensors: list[Tensor]) -> list[Tensor]:
 
 
 def cases() -> Iterator[tuple[str, float]]:
+    """Every case and its error; all must be below 1e-5, those of bfloat16 below 1e-2."""
     for name, (ring, ulysses, heads, kv_heads) in LAYOUTS.items():
         part = context(ring, ulysses)
         if part is None:
@@ -163,9 +201,23 @@ def cases() -> Iterator[tuple[str, float]]:
             for what, error in zip(("output", "dq", "dk", "dv"), found, strict=True):
                 yield f"attention: {name}, {title}: {what}", error
         # half of the labels ignored leaves the first Ulysses rank without any
-        for title, documents, ignored in (("one document", None, 20), ("documents", DOCUMENTS["other documents"], 0)):
-            for what, error in model_errors(part, heads, kv_heads, documents, ignored).items():
+        runs = (
+            ("one document", None, 20, ("attention",)),
+            ("documents", DOCUMENTS["other documents"], 0, ("none", "full")),
+        )
+        for title, documents, ignored, policies in runs:
+            for what, error in model_errors(part, heads, kv_heads, documents, ignored, policies).items():
                 yield f"model: {name}, {title}: {what}", error
+    part = context(2, 2)
+    assert part is not None
+    yield "fsdp: gradients", fsdp_error(part, 4, 2)
+    for what, error in zip(
+        ("output", "dq", "dk", "dv"), attention_errors(part, 4, 2, None, torch.bfloat16), strict=True
+    ):
+        yield f"bfloat16 attention: {what}", error
+    # forward, recomputation and backward of two layers; a kept output spares the recomputation
+    yield "rounds: all recomputed", abs(ring_rounds(part, "full") - 6)
+    yield "rounds: attention kept", abs(ring_rounds(part, "attention") - 4)
 
 
 def main(rank: int, folder: str) -> None:

@@ -54,10 +54,10 @@ def flash_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> Gradients:
     """See :func:`flash_forward`. Without dropout the random state is not read."""
-    unused = torch.empty(2, dtype=torch.int64, device=q.device)
+    seed = torch.empty(2, dtype=torch.uint64, device=q.device)
     sizes = (q.shape[2], k.shape[2])
     return aten._scaled_dot_product_flash_attention_backward(
-        dout, q, k, v, out, lse.contiguous(), None, None, *sizes, 0.0, causal, unused, unused, scale=scale
+        dout, q, k, v, out, lse.contiguous(), None, None, *sizes, 0.0, causal, seed, seed[0], scale=scale
     )
 
 
@@ -78,10 +78,10 @@ def efficient_backward(
     heads = k.shape[1]
     k, v = (repeat_heads(t, q.shape[1]) for t in (k, v))
     lse = torch.nn.functional.pad(lse, (0, -lse.shape[2] % LSE_ALIGNMENT), value=torch.inf).contiguous()
-    unused = torch.empty((), dtype=torch.int64, device=q.device)
+    seed = torch.empty((), dtype=torch.int64, device=q.device)
     wanted = [True, True, True, False]
     dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
-        dout, q, k, v, None, out, lse, unused, unused, 0.0, wanted, causal, scale=scale
+        dout, q, k, v, None, out, lse, seed, seed, 0.0, wanted, causal, scale=scale
     )
     return dq, sum_heads(dk, heads), sum_heads(dv, heads)
 
