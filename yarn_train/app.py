@@ -14,10 +14,13 @@ from .data.store import prepare
 from .data.tokenize import load_tokenizer
 from .dist import runtime as dist_runtime
 from .dist.collectives import barrier
+from .engine.deepspeed import missing as deepspeed_missing
 from .errors import ConfigError, YarnTrainError
 from .eval import suite
 from .model.attention import choose_kernel
 from .model.load import DTYPES, load_config, unsupported
+from .optim.adamw import missing as optim_missing
+from .parallel.context import context_problems
 from .report.terminal import show_report
 from .rope import hf as rope_hf
 from .stages import Stage, resolve
@@ -100,7 +103,11 @@ def check_run(stages: list[Stage]) -> PretrainedConfig:
                 check(stage)
             except ConfigError as error:
                 problems += [p for p in error.problems if p not in problems]
-        problems += [p for p in rope_hf.check_base(base, stage.cfg.rope) if p not in problems]
+        found = rope_hf.check_base(base, stage.cfg.rope)
+        found += context_problems(stage.cfg.parallel, base)
+        found += optim_missing(stage.cfg.optim)
+        found += deepspeed_missing(stage.cfg) if stage.cfg.engine.name == "deepspeed" else []
+        problems += [p for p in found if p not in problems]
     if problems:
         raise ConfigError(problems)
     return base

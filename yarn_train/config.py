@@ -151,7 +151,7 @@ class EngineConfig:
         True, "fsdp2 only: free a block's gathered parameters after its forward; false saves one all-gather per block"
     )
     prefetch: int = option(
-        1, "fsdp2 only: blocks gathered ahead of the one that computes, forward and backward", minimum=0
+        1, "fsdp2 only: blocks gathered ahead of the one that computes, forward and backward", minimum=1
     )
 
 

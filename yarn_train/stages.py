@@ -14,7 +14,7 @@ from .config import Config
 from .errors import ConfigError, problem
 
 # Options of a stage's own: everything else describes the run as a whole and may not differ between its stages.
-STAGE_SECTIONS = ("rope", "data", "train", "optim", "schedule", "memory", "compile", "checkpoint")
+STAGE_SECTIONS = ("rope", "data", "train", "optim", "schedule", "engine", "parallel", "memory", "compile", "checkpoint")
 STAGE_RUN_KEYS = ("seed",)
 
 

@@ -7,12 +7,20 @@ from typing import Any, Protocol
 import torch
 
 from ..model.causal_lm import CausalLM
+from ..model.weights import WeightFiles
 
 
 class Engine(Protocol):
-    """A sharded model with its optimizer. All methods are collective: every rank calls them in the same order."""
+    """A sharded model with its optimizer. All methods are collective: every rank calls them in the same order.
+
+    An engine is made of a transformed module whose parameters hold the weights already or lie on meta (then
+    :meth:`read_weights` comes first).
+    """
 
     module: CausalLM
+
+    def read_weights(self, files: WeightFiles) -> None:
+        """Fill a module that was given without memory; each rank reads only what it holds."""
 
     def backward(self, loss_sum: torch.Tensor, global_tokens: torch.Tensor) -> None:
         """Add this micro-batch's gradients of loss_sum / global_tokens."""
@@ -25,6 +33,9 @@ class Engine(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what torch.distributed.checkpoint loaded into :meth:`state_dict`'s tensors."""
+
+    def close(self) -> None:
+        """Let go of model and optimizer: the next stage of the run builds its own."""
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Complete fp32 weights on the CPU of rank 0 (an empty dict elsewhere), named as transformers names them."""

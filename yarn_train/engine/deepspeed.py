@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from ..dist.mesh import Mesh
 from ..errors import ConfigError, problem
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES
+from ..model.weights import WeightFiles
 from ..optim.adamw import parameter_groups, set_lr
 from .deepspeed_gradients import full_gradients
 from .deepspeed_settings import settings, unsupported, zero_stage
@@ -78,6 +80,13 @@ class DeepSpeedEngine:
         if cfg.model.dtype == "bfloat16" and not skeleton:
             self.write_masters(lambda name, start, stop: loaded[name].reshape(-1)[start:stop])
 
+    def read_weights(self, files: WeightFiles) -> None:
+        sources = {
+            name: files.find(alias.removeprefix(PREFIX) for alias, n in self._aliases.items() if n == name)
+            for name in self._named
+        }
+        self.write_masters(lambda name, start, stop: files.elements(cast(str, sources[name]), start, stop))
+
     def backward(self, loss_sum: Tensor, global_tokens: Tensor) -> None:
         loss = loss_sum / global_tokens
         # Stage 3 can only average over ranks: times their number first, which is exact for powers of two.
@@ -122,11 +131,15 @@ class DeepSpeedEngine:
         return {name.removeprefix(PREFIX): gradient for name, gradient in gradients.items()}
 
     def close(self) -> None:
-        """Let go of model and optimizer, which DeepSpeed otherwise holds in globals for the life of the process."""
-        if self._optimizer is not None:
-            self.zero.destroy()
-            stack = self._library.runtime.zero.parameter_offload.FWD_MODULE_STACK
-            stack[:] = [module for module in stack if module is not self.zero.module]
+        """Let go of model and optimizer, which stage 3 otherwise keeps alive through globals; the engine is done."""
+        if self.stage == 0:
+            return
+        self.zero.destroy()
+        offload = self._library.runtime.zero.parameter_offload
+        offload.FWD_MODULE_STACK[:] = [m for m in offload.FWD_MODULE_STACK if m is not self.zero.module]
+        for member in vars(offload.PartitionedParameterCoordinator).values():
+            if hasattr(member, "cache_clear"):  # methods under lru_cache: their arguments are the model's modules
+                member.cache_clear()
 
     def full_weights(self) -> dict[str, Tensor]:
         whole = {shard.name: self._gather(shard, shard.master) for shard in self.shards}
@@ -173,6 +186,8 @@ def missing(cfg: Config) -> list[str]:
 def _library() -> Any:
     """Import DeepSpeed; only here, so that nobody without it pays."""
     runtime.announce()
+    # DeepSpeed's calls of collectives that torch 2.13 renamed: one warning per place and rank, none of them ours.
+    warnings.filterwarnings("ignore", message="`torch.distributed.*` is deprecated", category=FutureWarning)
     import deepspeed
 
     # An all-reduce for inference that training never calls; on a CPU it would be compiled now, for most of a minute.

@@ -14,9 +14,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
-from ..config import OptimConfig
+from ..config import Config
+from ..dist.mesh import Mesh
 from ..model.causal_lm import CausalLM
-from ..optim.adamw import build_adamw
+from ..model.weights import WeightFiles, fill, materialize
+from ..optim.adamw import build_adamw, set_lr
 
 PREFIX = "model."  # CausalLM holds the transformers model under this name
 
@@ -24,10 +26,15 @@ PREFIX = "model."  # CausalLM holds the transformers model under this name
 class FSDP2Engine:
     """`module` must already be sharded (see ``parallel.plan``); see :class:`engine.base.Engine` for the methods."""
 
-    def __init__(self, module: CausalLM, cfg: OptimConfig):
+    def __init__(self, module: CausalLM, cfg: Config, mesh: Mesh):
         self.module = module
-        self.optimizer = build_adamw(module, cfg)
-        self.max_norm = cfg.grad_clip
+        home = "cpu" if cfg.engine.offload == "all" else mesh.device_type
+        materialize(module, torch.device(home))
+        self.optimizer = build_adamw(module, cfg.optim, host_moments=cfg.engine.offload == "optimizer")
+        self.max_norm = cfg.optim.grad_clip
+
+    def read_weights(self, files: WeightFiles) -> None:
+        fill(self.module.model, files)
 
     def backward(self, loss_sum: torch.Tensor, global_tokens: torch.Tensor) -> None:
         (loss_sum / global_tokens).backward()
@@ -36,8 +43,7 @@ class FSDP2Engine:
         norm = clip_grad_norm_(self.module.parameters(), self.max_norm)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -50,6 +56,9 @@ class FSDP2Engine:
         set_state_dict(
             self.module, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
+
+    def close(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from ..data.batch import unlabelled
 from ..errors import ConfigError, DataError, problem
+from ..parallel.context import ContextParallel
 from .windows import Window, sliding_windows
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ def score(
     bos_id: int | None = None,
     logits_at_once: int = LOGITS_AT_ONCE,
     on_tokens: Callable[[int], None] | None = None,
+    context: ContextParallel | None = None,
 ) -> Scores:
     """Score documents in windows; see :func:`sliding_windows` for which tokens are scored with which context.
 
@@ -104,6 +107,7 @@ def score(
         device: where the model is; None asks the model.
         bos_id: put this token in front of every window, as the reference does for models that have one.
         on_tokens: called with the number of tokens just scored after every forward pass.
+        context: the ranks that share each window (all of them call this with the same documents); None is this one.
 
     Raises:
         ConfigError: window sizes that make no sense, or a model whose logits this cannot reproduce.
@@ -115,7 +119,7 @@ def score(
     with _evaluating(model, place, dtype):
         _check_head(model, _inputs(jobs[:1], bos_id, place)[:, :16])
         for batch in _batches(jobs, batch_tokens):
-            hidden = _hidden(model, _inputs(batch, bos_id, place))
+            hidden = _hidden(model, _inputs(batch, bos_id, place), context)
             scored = batch[0].window.scored
             targets = torch.stack([j.tokens[j.window.score_begin : j.window.end] for j in batch]).to(place).long()
             # Only the last token of a window is no input, so the scored positions are always the last ones.
@@ -232,11 +236,15 @@ def _inputs(batch: Sequence[_Job], bos_id: int | None, device: torch.device) -> 
     return ids.to(device)
 
 
-def _hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
+def _hidden(model: Any, ids: torch.Tensor, context: ContextParallel | None) -> torch.Tensor:
     """Last hidden states ``[batch, positions, hidden]``: what the output head would be applied to."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    if context is None:
+        return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+    part = context.shard(unlabelled(ids, positions))
+    local = decoder(input_ids=part.input_ids, position_ids=part.position_ids, use_cache=False).last_hidden_state
+    return context.gather(local, ids.shape[1])
 
 
 def _logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -268,7 +276,7 @@ def _check_head(model: Any, ids: torch.Tensor) -> None:
         raise ConfigError(problem("model.path", type(model).__name__, "a causal LM with an output head", "use one"))
     positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
     own = model(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
-    ours = _logits(model, _hidden(model, ids))
+    ours = _logits(model, _hidden(model, ids, None))
     tolerance = (1e-3 if ours.dtype.itemsize >= 4 else 3e-2) * max(1.0, own.abs().max().item())
     ours = ours.float()
     if own.isfinite().all() and not torch.allclose(own, ours, rtol=0, atol=tolerance):

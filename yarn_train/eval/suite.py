@@ -20,9 +20,11 @@ from ..config import Config, EvalConfig, RopeConfig
 from ..data.sources import documents, read_all
 from ..data.tokenize import encode_document
 from ..dist.collectives import barrier, from_main
+from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime
 from ..model.attention import choose_kernel
 from ..model.load import DTYPES, build_model
+from ..parallel.context import ContextParallel
 from ..rope import hf as rope_hf
 from ..stages import Stage
 from .perplexity import Scores, choose_documents, rows, score, write_rows
@@ -162,6 +164,8 @@ def evaluate(
     missing = [v for v in chosen if any((v.label, window) not in scored for window in scoring.windows)]
     done = [row for row in done if row["label"] not in {v.label for v in missing}]
     cost = sum(scoring.windows) * _blocks(scoring)
+    mesh = _mesh(base, cfg, runtime)
+    context = ContextParallel(mesh)
     bar = tqdm(
         total=cost * len(missing),
         desc="evaluate",
@@ -173,9 +177,9 @@ def evaluate(
     )
     for variant in missing:
         bar.set_postfix_str(variant.label)
-        model = _model(variant, base, cfg, runtime)
+        model = _model(variant, base, cfg, runtime, context)
         for window in scoring.windows:
-            scores = _scores(model, window, scoring, cfg, runtime)
+            scores = _scores(model, window, scoring, runtime, mesh, context)
             done += rows(variant.label, variant.method, variant.ramp, variant.factor, variant.stage, scores)
             bar.update(window * _blocks(scoring))
         del model
@@ -186,8 +190,17 @@ def evaluate(
     return done
 
 
-def _model(variant: Variant, base: PretrainedConfig, cfg: Config, runtime: Runtime) -> PreTrainedModel:
-    kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
+def _mesh(base: PretrainedConfig, cfg: Config, runtime: Runtime) -> Mesh:
+    """The ranks that share a window; nothing is sharded here, so the rest of `parallel` does not matter."""
+    parallel = dataclasses.replace(cfg.parallel, replicate=1, shard=None)
+    ulysses = ulysses_size(parallel, base.num_attention_heads)
+    return Mesh.create(runtime.device.type, runtime.world_size, parallel, ulysses)
+
+
+def _model(
+    variant: Variant, base: PretrainedConfig, cfg: Config, runtime: Runtime, context: ContextParallel
+) -> PreTrainedModel:
+    kernel = context.attention(choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
     model = build_model(variant.weights, base, variant.rope, kernel).eval()
     for parameter in model.parameters():  # as the training engine computes; buffers (RoPE) stay float32
         parameter.data = parameter.data.to(DTYPES[cfg.model.dtype])
@@ -195,9 +208,11 @@ def _model(variant: Variant, base: PretrainedConfig, cfg: Config, runtime: Runti
     return model
 
 
-def _scores(model: PreTrainedModel, window: int, scoring: Plan, cfg: Config, runtime: Runtime) -> Scores:
-    """Scores of all documents: each rank takes every world_size-th one."""
-    mine = scoring.documents[runtime.rank :: runtime.world_size]
+def _scores(
+    model: PreTrainedModel, window: int, scoring: Plan, runtime: Runtime, mesh: Mesh, context: ContextParallel
+) -> Scores:
+    """Scores of all documents: each group of ranks that shares windows takes every so manieth one."""
+    mine = scoring.documents[mesh.data_rank :: mesh.data_size]
     part = None
     if mine:
         part = score(
@@ -208,9 +223,10 @@ def _scores(model: PreTrainedModel, window: int, scoring: Plan, cfg: Config, run
             scoring.score_from,
             device=runtime.device,
             bos_id=scoring.bos_id,
+            context=context if mesh.context > 1 else None,
         )
     parts: list[Scores | None] = [None] * runtime.world_size
-    dist.all_gather_object(parts, part)
+    dist.all_gather_object(parts, part if mesh.context_rank == 0 else None)
     found = [p for p in parts if p is not None]
     return Scores(
         window,

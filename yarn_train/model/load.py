@@ -14,6 +14,7 @@ from ..config import RopeConfig
 from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
 from .attention import Kernel
+from .weights import WeightFiles, mismatches, parameters_on_meta
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -63,17 +64,43 @@ def build_model(
     Raises:
         ConfigError: RoPE cannot be applied to this config, or tensors are missing from `weights`.
     """
-    transformers_logging.disable_progress_bar()  # one bar per tensor count says nothing and hides our own
-    config = copy.deepcopy(base) if rope is None else rope_hf.scaled_config(base, rope)
-    config.use_cache = False
+    config = _run_config(base, rope)
     if weights is None:
-        config.dtype = torch.float32
         model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel.implementation)
     else:
         model = _load_weights(weights, config, kernel)
     if rope is not None:
         rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
     return model
+
+
+def build_skeleton(base: PretrainedConfig, rope: RopeConfig | None, kernel: Kernel) -> PreTrainedModel:
+    """The same model with its parameters on the meta device and its buffers real; see :mod:`model.weights`."""
+    with parameters_on_meta():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            _run_config(base, rope), attn_implementation=kernel.implementation
+        )
+    if rope is not None:
+        rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
+    return model
+
+
+def streamable(skeleton: PreTrainedModel, weights: str) -> bool:
+    """Whether the files hold exactly the model's tensors, so that each rank can read just its rows of them.
+
+    False for architectures whose tensors transformers renames or merges while loading, and for files that do not fit
+    the config; :func:`build_model` loads the first and reports the second.
+    """
+    with WeightFiles(weights) as files:
+        return not mismatches(skeleton, files)
+
+
+def _run_config(base: PretrainedConfig, rope: RopeConfig | None) -> PretrainedConfig:
+    transformers_logging.disable_progress_bar()  # one bar per tensor count says nothing and hides our own
+    config = copy.deepcopy(base) if rope is None else rope_hf.scaled_config(base, rope)
+    config.use_cache = False
+    config.dtype = torch.float32
+    return config
 
 
 def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTrainedModel:

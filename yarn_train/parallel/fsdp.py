@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from ..config import EngineConfig
 from ..model.causal_lm import CausalLM
 
 
-def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype) -> FSDPModule:
+def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype, cfg: EngineConfig) -> FSDPModule:
     """Shard `module` in place over `mesh`: fp32 master weights, `compute_dtype` compute, fp32 gradient reduction.
 
     Embeddings, final norm and head stay in the root's group: a tied embedding is one parameter and torch >= 2.13
     refuses to split it over two groups. FSDP's division by the number of ranks is switched off, because the loss is
     already divided by the global number of valid tokens; a plain SUM also works on gloo, which knows no AVG.
+
+    Args:
+        mesh: [ranks], or [copies, ranks of a copy] (HSDP); parameters may be on meta.
+        cfg: what is offloaded, whether blocks are resharded after their forward, and how far ahead they are gathered.
     """
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cfg.offload == "all" else OffloadPolicy()
+    reshard = cfg.reshard_after_forward and mesh.size(-1) > 1
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    for block in module.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
-    root = fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(compute_dtype, torch.float32, torch.float32))
+    blocks = [
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, offload_policy=offload)
+        for block in module.blocks
+    ]
+    top = MixedPrecisionPolicy(compute_dtype, torch.float32, torch.float32)
+    root = fully_shard(module, mesh=mesh, mp_policy=top, offload_policy=offload)
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_force_sum_reduction_for_comms(True)
             part.set_gradient_divide_factor(1.0)
+    if cfg.prefetch > 1:
+        _prefetch(blocks, cfg.prefetch)
     return root
+
+
+def _prefetch(blocks: Sequence[FSDPModule], ahead: int) -> None:
+    """Gather `ahead` blocks before they are needed; one ahead is what FSDP2 does by itself."""
+    for number, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(list(blocks[number + 1 : number + 1 + ahead]))
+        block.set_modules_to_backward_prefetch(list(reversed(blocks[max(0, number - ahead) : number])))

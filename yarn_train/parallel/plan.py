@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import shutil
 
-from torch.distributed.device_mesh import DeviceMesh
-
 from ..config import Config
+from ..dist.mesh import Mesh
 from ..errors import ConfigError, problem
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES
-from . import fsdp
-from .activation import recompute_blocks
+from . import activation, fsdp
+from .offload import Mover
+from .tiled_mlp import tile_mlps
 
 
-def parallelize(module: CausalLM, cfg: Config, mesh: DeviceMesh) -> list[str]:
-    """Apply activation checkpointing, compilation and sharding, in this order; returns what was done, a line each.
+def parallelize(module: CausalLM, cfg: Config, mesh: Mesh) -> list[str]:
+    """Apply MLP tiling, recomputation, compilation and FSDP2 sharding, in this order; returns what was done, in lines.
 
     The order matters: a block is compiled with its recomputation inside, and sharded outside of both, so that
-    gathering parameters stays out of the compiled graph.
+    gathering parameters stays out of the compiled graph. DeepSpeed shards when its engine is built, after this.
     """
     done = []
-    if cfg.memory.activation == "full":
-        recompute_blocks(module.blocks)
-        done.append(f"activation checkpointing: {len(module.blocks)} blocks recomputed in backward")
+    blocks = list(module.blocks)
+    if cfg.memory.tiled_mlp:
+        done += tile_mlps(blocks, module.model.config.hidden_size)
+    done += activation.apply(blocks, cfg.memory.recompute, Mover() if cfg.memory.offloads else None)
     if cfg.compile.enabled:
         require_compiler(mesh.device_type)
-        for block in module.blocks:
+        for block in blocks:
             block.compile()
-        done.append(f"torch.compile: {len(module.blocks)} blocks, one graph")
-    fsdp.shard(module, mesh, DTYPES[cfg.model.dtype])
-    done.append(
-        f"FSDP2: {len(module.blocks)} blocks + root over {mesh.size()} rank(s), fp32 master weights, "
-        f"{cfg.model.dtype} compute, fp32 gradient sum"
-    )
+        done.append(f"torch.compile: {len(blocks)} blocks, one graph")
+    if cfg.engine.name == "fsdp2":
+        fsdp.shard(module, mesh.sharding, DTYPES[cfg.model.dtype], cfg.engine)
+        done.append(_sharding_line(len(blocks), cfg, mesh))
     return done
+
+
+def _sharding_line(blocks: int, cfg: Config, mesh: Mesh) -> str:
+    ranks = mesh.sharding.size(-1)
+    copies = f", {mesh.replicate} copies (HSDP)" if mesh.replicate > 1 else ""
+    master = "bfloat16" if cfg.optim.state == "bfloat16" else "fp32"
+    offload = {"none": "", "optimizer": ", moments in host memory", "all": ", parameters in host memory"}
+    return (
+        f"FSDP2: {blocks} blocks + root over {ranks} rank(s){copies}, {master} master weights, "
+        f"{cfg.model.dtype} compute, fp32 gradient sum{offload[cfg.engine.offload]}"
+    )
 
 
 def require_compiler(device_type: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from ..checkpoint import hf_export
+from ..data.batch import unlabelled
 from ..dist.collectives import barrier
 from ..dist.runtime import Runtime
 from ..model.load import DTYPES
@@ -54,12 +55,14 @@ def run_stages(
             trainer = build_trainer(stage, base, weights, data_folder(stage), runtime, say)
             try:
                 done = fit(trainer)
+                if done:
+                    export(trainer, stage, base, tokenizer, say)
             finally:
                 trainer.sinks.close()
+                trainer.engine.close()
             if not done:
                 say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command resumes")
                 return False
-            export(trainer, stage, base, tokenizer, say)
         weights = str(stage.model_folder)
     return True
 
@@ -71,7 +74,8 @@ def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: An
     input_ids, position_ids = hf_export.probe(config.vocab_size, config.max_position_embeddings)
     module.eval()
     with torch.no_grad():
-        logits = module(input_ids.to(runtime.device), position_ids.to(runtime.device)).float().cpu()
+        part = trainer.context.shard(unlabelled(input_ids, position_ids)).to(runtime.device)
+        logits = trainer.context.gather(module(part.input_ids, part.position_ids), input_ids.shape[1]).float().cpu()
     weights = trainer.engine.full_weights()
     if runtime.is_main:
         hf_export.write_model(

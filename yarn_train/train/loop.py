@@ -14,11 +14,13 @@ from ..checkpoint.state import TrainState
 from ..config import Config
 from ..data.loader import Loader
 from ..dist.collectives import max_int, sum_scalar
+from ..dist.mesh import Mesh
 from ..dist.runtime import Runtime
 from ..engine.base import Engine
 from ..metrics.meter import mfu, peak_memory_bytes
 from ..metrics.sinks import FanOut
 from ..optim.schedule import lr_at
+from ..parallel.context import ContextParallel
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Trainer:
     cfg: Config
     runtime: Runtime
     engine: Engine
+    mesh: Mesh
+    context: ContextParallel
     loader: Loader
     checkpoints: CheckpointManager
     sinks: FanOut
@@ -55,8 +59,8 @@ def train_step(trainer: Trainer) -> dict[str, Any]:
     cfg, runtime, state = trainer.cfg, trainer.runtime, trainer.state
     started = time.perf_counter()
     ids = trainer.loader.step_ids(state.samples)
-    batches = trainer.loader.micro_batches(ids, runtime.rank, runtime.world_size)
-    batches = [batch.to(runtime.device) for batch in batches]
+    batches = trainer.loader.micro_batches(ids, trainer.mesh.data_rank, trainer.mesh.data_size)
+    batches = [trainer.context.shard(batch).to(runtime.device) for batch in batches]
     data_wait = time.perf_counter() - started
 
     # The divisor is global and known before the first backward: any split of the batch gives the same gradients.
@@ -64,7 +68,7 @@ def train_step(trainer: Trainer) -> dict[str, Any]:
     global_tokens = sum_scalar(local_tokens)
     loss_sum = torch.zeros((), device=runtime.device)
     for batch in batches:
-        loss = trainer.engine.module(batch.input_ids, batch.position_ids, batch.labels)
+        loss = trainer.engine.module(batch.input_ids, batch.position_ids, batch.labels, batch.documents)
         trainer.engine.backward(loss, global_tokens)
         loss_sum += loss.detach()
     lr = lr_at(

@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.distributed.device_mesh import init_device_mesh
+import torch
 from transformers import PretrainedConfig
 
 from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.state import TrainState
-from ..config import accumulation_steps
+from ..config import Config, accumulation_steps
 from ..data.loader import Loader
 from ..data.store import open_segments
+from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, seed_everything
+from ..engine.base import Engine
+from ..engine.deepspeed import DeepSpeedEngine
 from ..engine.fsdp2 import FSDP2Engine
 from ..metrics.sinks import ConsoleSink, FanOut, JsonlSink
 from ..model import flops
-from ..model.attention import choose_kernel
+from ..model.attention import Kernel, choose_kernel
 from ..model.causal_lm import CausalLM
-from ..model.load import DTYPES, build_model
+from ..model.load import DTYPES, build_model, build_skeleton, streamable
+from ..model.weights import WeightFiles, move_buffers
+from ..parallel.context import ContextParallel
 from ..parallel.plan import parallelize
 from ..rope import hf as rope_hf
 from ..stages import Stage
 from .loop import Trainer
 
 Say = Callable[[str], None]
-ENGINES = {"fsdp2": FSDP2Engine}
+ENGINES: dict[str, Callable[[CausalLM, Config, Mesh], Engine]] = {"fsdp2": FSDP2Engine, "deepspeed": DeepSpeedEngine}
 
 
 def build_trainer(
@@ -42,17 +47,15 @@ def build_trainer(
     """
     cfg = stage.cfg
     seed_everything(cfg.run.seed)
+    mesh = make_mesh(cfg, base, runtime)
+    context = ContextParallel(mesh)
     kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
     say(f"attention: {kernel.name} ({kernel.reason})")
-    module = CausalLM(build_model(weights, base, cfg.rope, kernel), cfg.memory.loss).to(runtime.device)
-    matmul = flops.matmul_parameters(module)
-    mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
-    for line in parallelize(module, cfg, mesh):
-        say(line)
+    engine, matmul = build_engine(cfg, base, weights, context.attention(kernel), mesh, runtime.device, say)
+    module = engine.module
     table = rope_hf.table_for(base, cfg.rope)
     rope_hf.verify_tables(module.model, table)
     say(rope_line(stage, base))
-    engine = ENGINES[cfg.engine.name](module, cfg.optim)
     checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
     state = TrainState(step=0, tokens=0, samples=0, seed=cfg.run.seed, world_size=runtime.world_size)
     newest = checkpoints.newest()
@@ -73,6 +76,8 @@ def build_trainer(
         cfg=cfg,
         runtime=runtime,
         engine=engine,
+        mesh=mesh,
+        context=context,
         loader=loader,
         checkpoints=checkpoints,
         sinks=_sinks(stage, runtime, state),
@@ -82,6 +87,45 @@ def build_trainer(
         ),
         peak_flops=flops.peak_flops(runtime.device),
     )
+
+
+def make_mesh(cfg: Config, base: PretrainedConfig, runtime: Runtime) -> Mesh:
+    """The process groups of a stage; collective."""
+    ulysses = ulysses_size(cfg.parallel, base.num_attention_heads)
+    return Mesh.create(runtime.device.type, runtime.world_size, cfg.parallel, ulysses)
+
+
+def build_engine(
+    cfg: Config,
+    base: PretrainedConfig,
+    weights: str | None,
+    kernel: Kernel,
+    mesh: Mesh,
+    device: torch.device,
+    say: Say,
+) -> tuple[Engine, int]:
+    """The transformed, sharded model with its weights and optimizer, and its number of matmul parameters.
+
+    Weights stream from their files into each rank's shards, where the files allow it.
+    """
+    skeleton = build_skeleton(base, cfg.rope, kernel) if weights is not None else None
+    streams = skeleton is not None and weights is not None and streamable(skeleton, weights)
+    model = skeleton if skeleton is not None and streams else build_model(weights, base, cfg.rope, kernel)
+    module = CausalLM(model, cfg.memory.loss)
+    matmul = flops.matmul_parameters(module)
+    if cfg.optim.state == "bfloat16":
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if not streams:
+        module.to("cpu" if cfg.engine.offload == "all" else device)
+    for line in parallelize(module, cfg, mesh):
+        say(line)
+    move_buffers(module, device)
+    engine: Engine = ENGINES[cfg.engine.name](module, cfg, mesh)
+    if weights is not None and streams:
+        with WeightFiles(weights) as files:
+            engine.read_weights(files)
+    return engine, matmul
 
 
 def rope_line(stage: Stage, base: PretrainedConfig) -> str:
