@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -63,11 +64,17 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def in_process(script: str, *args: str) -> dict[str, Any]:
-    """Run `script` with `args` in a process of its own and read the JSON object of its last line."""
-    done = subprocess.run([sys.executable, script, *args], capture_output=True, text=True, check=False)
+def resident_bytes() -> int:
+    """The resident set of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def in_process(module: str, *args: str) -> dict[str, Any]:
+    """Run ``python -m module`` with `args` in a process of its own and read the JSON object of its last line."""
+    done = subprocess.run([sys.executable, "-m", module, *args], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{script} {' '.join(args)} failed:\n{done.stderr}")
+        raise SystemExit(f"{module} {' '.join(args)} failed:\n{done.stderr}")
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 

@@ -20,7 +20,7 @@ from .offload import Layer, Mover
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
-def apply(blocks: Sequence[nn.Module], recompute: str, mover: Mover | None = None) -> list[str]:
+def apply(blocks: nn.ModuleList | Sequence[nn.Module], recompute: str, mover: Mover | None = None) -> list[str]:
     """Make each block keep what `recompute` says of its forward and compute the rest again in backward.
 
     Replaces ``forward``, not the module: parameter names stay, and hooks of a sharding engine stay outside of the
@@ -140,6 +140,6 @@ class Replaying:
         return self.kept.pop()
 
 
-def recompute_blocks(blocks: Sequence[nn.Module]) -> None:
+def recompute_blocks(blocks: nn.ModuleList | Sequence[nn.Module]) -> None:
     """:func:`apply` with ``full``."""
     apply(blocks, "full")

@@ -24,7 +24,9 @@ MIN_TILE_TOKENS = 1024  # below this a tile's matrix products no longer fill a G
 Run = Callable[[Tensor], Tensor]
 
 
-def tile_mlps(blocks: Sequence[nn.Module], hidden_size: int, min_tokens: int = MIN_TILE_TOKENS) -> list[str]:
+def tile_mlps(
+    blocks: nn.ModuleList | Sequence[nn.Module], hidden_size: int, min_tokens: int = MIN_TILE_TOKENS
+) -> list[str]:
     """Replace the forward of every ``block.mlp``; parameter names stay.
 
     Args:
