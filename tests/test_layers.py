@@ -26,7 +26,7 @@ LAYERS = [
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],
-    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels"],
+    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"],
     ["optim.adamw", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],
     ["engine", "checkpoint"],

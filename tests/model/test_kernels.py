@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from yarn_train.model import kernels
 from yarn_train.model.kernels import PRIMITIVES, attend, attend_backward, primitive_for, repeat_heads, sum_heads
+from yarn_train.model.merge import new_lse, seq_major
 from yarn_train.model.spans import Rectangle, rectangles
 
 SCALE = 0.3
@@ -93,7 +93,7 @@ def test_results_lie_in_memory_as_their_fake_ones(starts: tuple[int, ...]) -> No
     inputs, spans = qkv(12, 12), rectangles([(0, 12)], [(0, 12)], starts)
     out, lse = attend("cpu", *inputs, SCALE, spans)
     gradients = attend_backward("cpu", out, *inputs, out, lse, SCALE, spans)
-    fakes = [kernels.seq_major(inputs[0]), kernels.new_lse(inputs[0]), *map(kernels.seq_major, inputs)]
+    fakes = [seq_major(inputs[0]), new_lse(inputs[0]), *map(seq_major, inputs)]
     assert [t.stride() for t in (out, lse, *gradients)] == [t.stride() for t in fakes]
 
 

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from ..errors import ConfigError, problem
 from . import kernels
 from .kept import through_store
+from .merge import new_lse, seq_major
 from .spans import Documents, check_documents, flatten, rectangles, unflatten
 
 # transformers looks for "sdpa" and "flash" in a name and then applies rules of its own implementations
@@ -107,7 +108,7 @@ def attention_backward(
 def _(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return kernels.seq_major(q), kernels.seq_major(k), kernels.seq_major(v)
+    return seq_major(q), seq_major(k), seq_major(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -137,7 +138,7 @@ def fake_result(q: Tensor) -> tuple[Tensor, Tensor]:
     """
 
     def compute() -> tuple[Tensor, Tensor]:
-        return kernels.seq_major(q), kernels.new_lse(q)
+        return seq_major(q), new_lse(q)
 
     return compute() if TracingContext.try_get() else detached(through_store(compute))
 

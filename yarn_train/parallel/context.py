@@ -49,8 +49,8 @@ class ContextParallel:
             return batch
         length = batch.input_ids.shape[1]
         padded = self.layout.padded(length)
-        positions = self.layout.positions(padded, self.mesh.context_rank)
-        index = torch.tensor(positions, device=batch.input_ids.device)
+        runs = self.layout.runs(padded, self.mesh.context_rank)
+        index = torch.cat([torch.arange(*run, device=batch.input_ids.device) for run in runs])
         labels = F.pad(batch.labels, (0, padded - length), value=IGNORE_INDEX)[:, index]
         documents = batch.documents
         if documents is not None and padded > length:

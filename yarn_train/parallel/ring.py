@@ -18,6 +18,7 @@ from torch import Tensor
 from ..model import kernels
 from ..model.attention import detached, fake_result
 from ..model.kept import through_store
+from ..model.merge import Merger, accumulator, seq_major
 from ..model.spans import Rectangle, rectangles
 from .shard import Layout
 from .ulysses import process_group
@@ -98,7 +99,7 @@ def ring_attention(
     """
 
     def compute() -> tuple[Tensor, Tensor]:
-        ring, merger = Ring(process_group(group)), kernels.Merger(q)
+        ring, merger = Ring(process_group(group)), Merger(q)
         for source, keys, values in ring.shards(k, v):
             spans = spans_for(ring.rank, source, ring.size, q.shape[2], starts)
             kernels.attend_into(merger, kernel, q, keys, values, scale, spans)
@@ -128,8 +129,8 @@ def ring_attention_backward(
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`ring_attention` by this rank's q, k and v."""
-    ring, sums = Ring(process_group(group)), kernels.accumulator(q)
-    dq = kernels.seq_major(q, sums, zero=True)
+    ring, sums = Ring(process_group(group)), accumulator(q)
+    dq = seq_major(q, sums, zero=True)
     shape = (2, *k.transpose(1, 2).shape)
     arriving = torch.empty(shape, dtype=sums, device=k.device)
     transfer: list[dist.Work] = []
@@ -166,7 +167,7 @@ def _(
     starts: list[int],
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return kernels.seq_major(q), kernels.seq_major(k), kernels.seq_major(v)
+    return seq_major(q), seq_major(k), seq_major(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -52,10 +52,11 @@ class Layout:
 
     def order(self, length: int) -> list[int]:
         """Where position i stands in the shards of ranks 0, 1, 2 ... put end to end: the inverse of the sharding."""
-        inverse = [0] * length
-        held = (position for rank in range(self.size) for position in self.positions(length, rank))
-        for place, position in enumerate(held):
-            inverse[position] = place
+        inverse, place = [0] * length, 0
+        for rank in range(self.size):
+            for start, end in self.runs(length, rank):
+                inverse[start:end] = range(place, place + end - start)
+                place += end - start
         return inverse
 
 
