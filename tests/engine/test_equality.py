@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from engine_ranks import ACTIVATIONS, LOSSES, TOPOLOGIES, config, global_batch
 from filelock import FileLock
-from support import child_env
+from support import ROOT, child_env
 from torch.optim import AdamW
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from worker import ACTIVATIONS, LOSSES, TOPOLOGIES, config, global_batch
 
 from yarn_train.model.load import load_config
 from yarn_train.rope import hf as rope_hf
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = ROOT / "tests/engine_ranks.py"
 WORLDS = sorted({world for world, _ in TOPOLOGIES.values()})
 
 

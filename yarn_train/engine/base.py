@@ -34,8 +34,5 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what torch.distributed.checkpoint loaded into :meth:`state_dict`'s tensors."""
 
-    def close(self) -> None:
-        """Let go of model and optimizer: the next stage of the run builds its own."""
-
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Complete fp32 weights on the CPU of rank 0 (an empty dict elsewhere), named as transformers names them."""

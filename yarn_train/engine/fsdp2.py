@@ -57,9 +57,6 @@ class FSDP2Engine:
             self.module, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
 
-    def close(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
     def full_weights(self) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.module, options=options)

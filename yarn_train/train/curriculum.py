@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from ..checkpoint import hf_export
 from ..data.batch import unlabelled
 from ..dist.collectives import barrier
-from ..dist.runtime import Runtime
+from ..dist.runtime import Runtime, free_memory
 from ..model.load import DTYPES
 from ..rope import hf as rope_hf
 from ..stages import Stage
@@ -49,22 +49,30 @@ def run_stages(
             say(f"stage {stage.folder.name}: already complete, not run again")
         else:
             say(f"stage {stage.folder.name}: starts from {weights or 'random weights'}")
-            if runtime.is_main:
-                run_folder.freeze_config(stage.folder, stage.cfg)
-            barrier()
-            trainer = build_trainer(stage, base, weights, data_folder(stage), runtime, say)
-            try:
-                done = fit(trainer)
-                if done:
-                    export(trainer, stage, base, tokenizer, say)
-            finally:
-                trainer.sinks.close()
-                trainer.engine.close()
-            if not done:
-                say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command resumes")
+            if not run_stage(stage, base, tokenizer, weights, data_folder(stage), runtime, say):
                 return False
+            free_memory()  # two stages' models never share a device
         weights = str(stage.model_folder)
     return True
+
+
+def run_stage(
+    stage: Stage, base: PretrainedConfig, tokenizer: Any, weights: str | None, data: Path, runtime: Runtime, say: Say
+) -> bool:
+    """Train one stage to its end and export its model; False when ``train.stop_after`` stopped it earlier."""
+    if runtime.is_main:
+        run_folder.freeze_config(stage.folder, stage.cfg)
+    barrier()
+    trainer = build_trainer(stage, base, weights, data, runtime, say)
+    try:
+        done = fit(trainer)
+    finally:
+        trainer.sinks.close()
+    if done:
+        export(trainer, stage, base, tokenizer, say)
+    else:
+        say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command resumes")
+    return done
 
 
 def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say) -> None:

@@ -1,6 +1,6 @@
 """One rank of the engine table: for every cell, the loss and every gradient of one global batch, written by rank 0.
 
-Run under torchrun: worker.py MODEL OUT TOPOLOGY...
+Run under torchrun: engine_ranks.py MODEL OUT TOPOLOGY...
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def run_cell(cfg: Config, runtime: dist_runtime.Runtime) -> dict[str, Any]:
     gradients = full_gradients(engine)
     norm = engine.step(1e-3)
     tables = rotary_tables(module.model)
-    result = {
+    return {
         "tables": tables,
         "corrupted": corrupted_table_is_noticed(module.model, rope_hf.table_for(base, cfg.rope)),
         "loss": (sum_scalar(total) / tokens).item(),
@@ -119,8 +119,6 @@ def run_cell(cfg: Config, runtime: dist_runtime.Runtime) -> dict[str, Any]:
         "norm": float(norm),
         "weights": engine.full_weights(),
     }
-    engine.close()
-    return result
 
 
 def rotary_tables(model: nn.Module) -> list[tuple[str, str]]:
