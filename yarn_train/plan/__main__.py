@@ -51,8 +51,8 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
             say(*show.stage_lines(plan, target))
         whole = sum(plan.seconds for plan in plans)
         say(f"all stages: {whole / 3600:,.1f} h, {whole * target.gpus / 3600:,.0f} GPU hours, at kernel ceilings")
-        worst = max(plans, key=lambda plan: plan.estimate.memory.total)
-        fits = worst.estimate.memory.fits
+        worst = max(plans, key=lambda plan: (not plan.estimate.runs, plan.estimate.memory.total))
+        fits = worst.estimate.runs
         adviser = Adviser(worst.estimate.cfg, tracer, sizes, target)
         advice = adviser.faster(worst.estimate) if fits else adviser.to_fit()
         if advice:

@@ -76,7 +76,7 @@ class Adviser:
             if changed is not None and self._may_fit(*changed):
                 wanted.append((change, changed))
         found = estimates([changed for _, changed in wanted], self.tracer, self.sizes, self.target)
-        fitting = [Advice(change, e) for (change, _), e in zip(wanted, found, strict=True) if e.memory.fits]
+        fitting = [Advice(change, e) for (change, _), e in zip(wanted, found, strict=True) if e.runs]
         return sorted(fitting, key=lambda advice: advice.estimate.gpu_seconds)
 
     def _may_fit(self, cfg: Config, gpus: int) -> bool:

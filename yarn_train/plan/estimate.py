@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..config import Config
+from ..model.loss import loss_missing
 from ..stages import Stage
 from .jobs import Tracer
 from .machines import GIB, MACHINES, Machine
@@ -12,6 +15,7 @@ from .memory import MASTER, MOMENTS, Memory, memory_of
 from .sizes import Sizes
 from .time import StepTime, step_time
 
+GPU = torch.device("cuda")
 EXPORT = {"float32": 4.0, "bfloat16": 2.0}
 
 
@@ -34,12 +38,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Memory and time of a configuration on a number of GPUs."""
+    """Memory and time of a configuration on a number of GPUs; `refused` is why no memory would be enough."""
 
     cfg: Config
     gpus: int
     memory: Memory
     time: StepTime
+    refused: str | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether training would start and stay within memory."""
+        return self.memory.fits and self.refused is None
 
     @property
     def gpu_seconds(self) -> float:
@@ -77,7 +87,9 @@ def estimates(configs: list[tuple[Config, int]], tracer: Tracer, sizes: Sizes, t
     for (cfg, gpus), traced in zip(configs, tracer(configs), strict=True):
         memory = memory_of(cfg, traced, sizes, gpus, target.memory)
         time = step_time(cfg, traced, sizes, target.machine, gpus, target.gpus_per_node)
-        found.append(Estimate(cfg, gpus, memory, time))
+        logits = cfg.train.micro_batch_size * cfg.data.seq_len // cfg.parallel.context * sizes.vocab
+        refused = loss_missing("full", GPU, logits) if cfg.memory.loss == "full" else None
+        found.append(Estimate(cfg, gpus, memory, time, refused))
     return found
 
 

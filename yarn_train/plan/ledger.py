@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 WEIGHTS, GRADIENTS, OPTIMIZER = "weights", "gradients", "optimizer"
 SAVED, LOSS, COMMUNICATION, TEMPORARY = "saved activations", "loss", "communication", "temporary"
+BATCH = "batch"
 HOST = "host"  # activations moved to host memory; like all else that is booked, on the CPU while it is traced
-CATEGORIES = (WEIGHTS, GRADIENTS, OPTIMIZER, SAVED, LOSS, COMMUNICATION, TEMPORARY)
+CATEGORIES = (WEIGHTS, GRADIENTS, OPTIMIZER, BATCH, SAVED, LOSS, COMMUNICATION, TEMPORARY)
 
 # Allocated below one of these: buffers of a sharding engine, of a collective, of context parallelism.
 _COMMUNICATION = ("torch/distributed/fsdp/", "torch/distributed/distributed_c10d", "parallel/ring", "parallel/ulysses")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import Config, accumulation_steps
-from .ledger import COMMUNICATION, GRADIENTS, HOST, OPTIMIZER, WEIGHTS
+from ..engine.deepspeed_settings import PREFETCH_ELEMENTS, REDUCE_ELEMENTS, zero_stage
+from .ledger import COMMUNICATION, GRADIENTS, HOST, LOSS, OPTIMIZER, WEIGHTS
 from .machines import fixed_bytes, usable_bytes
 from .sizes import Sizes
 from .trace import Trace, off_device
@@ -57,6 +58,8 @@ def memory_of(cfg: Config, traced: Trace, sizes: Sizes, world_size: int, capacit
     peak = max(traced.moments, key=lambda moment: moment.total(absent))
     live: dict[str, float] = dict(peak.live)
     arithmetic = [FIXED]
+    if cfg.memory.loss == "fused":
+        arithmetic.append(LOSS)
     if cfg.optim.state == "8bit":
         live[OPTIMIZER] = live.get(OPTIMIZER, 0) * MOMENTS["8bit"] / MOMENTS["float32"]
         arithmetic.append(OPTIMIZER)
@@ -81,14 +84,14 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
     Master weights and moments are float32 and gradients are reduced in float32; with a low-precision compute dtype
     there is a second copy of the weights in it.
     """
-    count, stage = sizes.parameters, 3 if cfg.engine.zero_stage is None else cfg.engine.zero_stage
+    count, stage = sizes.parameters, zero_stage(cfg)
     shared = {level: count / (world_size if stage >= level else 1) for level in (1, 2, 3)}
     low = 2.0 if cfg.model.dtype == "bfloat16" else 0.0
     weights, master = low * shared[3], 4.0 * shared[1]
     optimizer, gradients = MOMENTS["float32"] * shared[1], 4.0 * shared[2]
-    # Gathered parameters of two blocks, the root's, and one gradient bucket on its way.
-    gathered = (low or 4.0) * (2 * sizes.block + 2 * sizes.head) if stage == 3 else 0.0
-    communication = gathered + 4.0 * max(sizes.block, sizes.head)
+    # Gathered: the block that computes, what is fetched ahead, the head. A gradient bucket, and one on its way.
+    gathered = (low or 4.0) * (sizes.block + PREFETCH_ELEMENTS + sizes.head) if stage == 3 else 0.0
+    communication = gathered + 2 * 4.0 * REDUCE_ELEMENTS
     device = {WEIGHTS: weights + master, GRADIENTS: gradients, OPTIMIZER: optimizer, COMMUNICATION: communication}
     if cfg.engine.offload == "none":
         return device, {}
@@ -107,12 +110,7 @@ def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:
     """
     width = 2 if cfg.model.dtype == "bfloat16" else 4
     tokens = cfg.train.micro_batch_size * cfg.data.seq_len / cfg.parallel.context
-    kept = 0.0 if cfg.memory.offloads else float(sizes.hidden)
-    if cfg.memory.recompute == "attention" and not cfg.memory.offloads:
-        kept += sizes.attention_width
-    if cfg.memory.recompute == "none":  # at least the inputs of attention's and of the MLP's products
-        kept = 2.0 * sizes.hidden + 3.0 * sizes.attention_width
-    kept *= width * tokens * sizes.layers
+    kept = 0.0 if cfg.memory.offloads else _kept(cfg, sizes)
     intermediate = 0.0 if cfg.memory.tiled_mlp else sizes.mlp / (3 * sizes.layers * sizes.hidden)
     logits = 8.0 * sizes.vocab * tokens if cfg.memory.loss == "full" else 0.0
     moving = kept + max(3 * intermediate * width * tokens, logits)
@@ -127,3 +125,20 @@ def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:
     held = (MASTER[cfg.optim.state] + moments) * count
     # With one micro-batch per step, gradients appear while what was kept for them goes.
     return held + (gradients + moving if accumulation_steps(cfg, world_size) > 1 else max(gradients, moving))
+
+
+def host_lower_bound(cfg: Config, sizes: Sizes) -> float:
+    """Bytes of activations per rank that offloading keeps in host memory at least."""
+    return _kept(cfg, sizes) if cfg.memory.offloads else 0.0
+
+
+def _kept(cfg: Config, sizes: Sizes) -> float:
+    """Bytes that all blocks keep for backward, at least."""
+    widths = {
+        "none": 2 * sizes.hidden + 3 * sizes.attention_width,  # the inputs of attention's and of the MLP's products
+        "full": sizes.hidden,
+        "attention": sizes.hidden + sizes.attention_width,
+    }
+    tokens = cfg.train.micro_batch_size * cfg.data.seq_len / cfg.parallel.context
+    width = 2 if cfg.model.dtype == "bfloat16" else 4
+    return float(widths[cfg.memory.recompute] * width * tokens * sizes.layers)

@@ -55,6 +55,8 @@ def _memory_lines(estimate: Estimate) -> Iterator[str]:
             note = "  (by arithmetic)" if category in memory.by_arithmetic else ""
             yield f"    {category:<18} {size / GIB:7.2f}{note}"
     yield f"    fullest in the {memory.part}"
+    if estimate.refused:
+        yield f"  REFUSED    memory.loss={estimate.cfg.memory.loss}: {estimate.refused}"
     if memory.host:
         whole, parts = sum(memory.host.values()), ", ".join(f"{k} {v / GIB:.1f}" for k, v in memory.host.items())
         yield f"  host       {whole / GIB:.1f} GiB per GPU ({parts})"
@@ -94,7 +96,8 @@ def _numbers(estimate: Estimate) -> dict[str, Any]:
     memory, time = estimate.memory, estimate.time
     return {
         "gpus": estimate.gpus,
-        "fits": memory.fits,
+        "fits": estimate.runs,
+        "refused": estimate.refused,
         "peak_bytes": memory.total,
         "usable_bytes": memory.usable,
         "device_bytes": dict(memory.device),

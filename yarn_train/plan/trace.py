@@ -7,6 +7,7 @@ data) and their process group answers at once. Any number of ranks, of any GPU, 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,7 @@ from ..parallel.offload import Pool
 from ..parallel.plan import parallelize
 from .hidden import hidden_bytes
 from .ledger import (
+    BATCH,
     COMMUNICATION,
     GRADIENTS,
     HOST,
@@ -76,15 +78,17 @@ def off_device(cfg: Config) -> frozenset[str]:
 def traced_form(cfg: Config) -> Config:
     """The configuration that is run in place of `cfg`: what fake tensors cannot show is booked by arithmetic later.
 
-    DeepSpeed becomes FSDP2 (the same activations), offloaded state stays on the device, 8-bit moments are float32, and
-    nothing is compiled (compilation only removes temporaries).
+    DeepSpeed becomes FSDP2 (the same activations), offloaded state stays on the device, 8-bit moments are float32, the
+    fused loss is the chunked one (as large), and nothing is compiled (compilation only removes temporaries).
     """
     engine = dataclasses.replace(cfg.engine, name="fsdp2", zero_stage=None, offload="none")
     state = "float32" if cfg.optim.state == "8bit" else cfg.optim.state
+    loss = "chunked" if cfg.memory.loss == "fused" else cfg.memory.loss
     return dataclasses.replace(
         cfg,
         engine=engine,
         optim=dataclasses.replace(cfg.optim, state=state),
+        memory=dataclasses.replace(cfg.memory, loss=loss),
         compile=dataclasses.replace(cfg.compile, enabled=False),
     )
 
@@ -125,7 +129,9 @@ def fake_ranks(world_size: int) -> Iterator[None]:
 @contextmanager
 def gpu_sizes() -> Iterator[None]:
     """Sizes that are chosen by device are those of a GPU; a build of torch without CUDA cannot fake its tensors."""
-    with mock.patch.object(losses, "CPU_CHUNK_LOGITS", losses.GPU_CHUNK_LOGITS):
+    chunk = mock.patch.object(losses, "CPU_CHUNK_LOGITS", losses.GPU_CHUNK_LOGITS)
+    whole = mock.patch.object(losses, "MAX_LOGITS", sys.maxsize)  # more than that are refused, with their size at hand
+    with chunk, whole:
         yield
 
 
@@ -177,6 +183,7 @@ def step(engine: FSDP2Engine, batch: Batch, micro_batches: int, ledger: Ledger, 
     """One optimizer step; with accumulation, the second micro-batch meets the gradients of the first."""
     module = engine.module
     tokens = torch.ones(())
+    ledger.label([batch.input_ids, batch.position_ids, batch.labels], BATCH)
     module.loss = _in_part(module.loss, ledger)
     for _ in range(micro_batches):
         before = ledger.live()
