@@ -176,7 +176,7 @@ ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt_ne
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_documents_reach_the_kernel_in(architecture: str) -> None:
-    """A document's logits do not depend on the documents before it, and are those of the document alone."""
+    """A document's logits are those of the document alone, whatever stands before it."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 50}
     config = AutoConfig.for_model(architecture, **sizes, num_hidden_layers=2, pad_token_id=0)
     for name, value in (("num_key_value_heads", 2), ("head_dim", 8), ("sliding_window", None)):
@@ -192,6 +192,10 @@ def test_documents_reach_the_kernel_in(architecture: str) -> None:
         alone = model(ids[:, 8:], positions[:, 8:])
         logits = model(ids, positions, documents=((0, 8), (0, 3, 8)))
         whole = model(ids, positions)
+        ids[:, 2] = 0
+        perturbed = model(ids, positions, documents=((0, 8), (0, 3, 8)))
+    assert torch.equal(perturbed[:, 8:], logits[:, 8:])  # to the bit
+    assert not torch.equal(perturbed[:, :8], logits[:, :8])
     torch.testing.assert_close(logits[:, 8:], alone, rtol=1e-5, atol=1e-5)
     assert (whole[:, 8:] - alone).abs().max() > 1e-4
 

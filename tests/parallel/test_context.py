@@ -70,7 +70,7 @@ class Shared:
 def test_a_shard_has_its_tokens_shifted_labels_rising_positions_and_padding_as_a_document() -> None:
     batch = make_batch(torch.tensor([[10, 11, 12, 13, 14, 15]]))
     batch = type(batch)(batch.input_ids, batch.labels, batch.position_ids + 100, batch.num_valid, ((0, 3),))
-    shard = ContextParallel(Shared()).shard(batch)  # type: ignore[arg-type]
+    shard = ContextParallel(Shared()).shard(batch).to("cpu")  # type: ignore[arg-type]
     # eight positions in four chunks; the second rank holds the middle ones
     assert shard.input_ids.tolist() == [[12, 13, 14, 15]]
     assert shard.labels.tolist() == [[13, 14, 15, IGNORE_INDEX]]

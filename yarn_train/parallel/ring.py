@@ -3,6 +3,10 @@
 The transfer of the next shard runs while the present one is computed. Results are merged by log-sum-exp in float32;
 gradients of keys and values travel with their shard, in float32. Only rectangles below the diagonal and inside of
 documents are computed, so the zigzag layout gives every rank one kernel call of equal size per step.
+
+Besides its results the operator holds, per token of the shard and with h = Hkv * D: two shards of keys and values
+(4h elements) and the float32 output in forward; the two shards, float32 dq, and two shards of float32 gradients (4h) in
+backward. Neither grows with the length of the whole sequence.
 """
 
 from __future__ import annotations
