@@ -138,8 +138,3 @@ class Replaying:
     def through(self, compute: Callable[[], AttentionResult]) -> AttentionResult:
         """What was kept of this call."""
         return self.kept.pop()
-
-
-def recompute_blocks(blocks: nn.ModuleList | Sequence[nn.Module]) -> None:
-    """:func:`apply` with ``full``."""
-    apply(blocks, "full")
