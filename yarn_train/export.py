@@ -69,8 +69,11 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None = None) -> 
     module = CausalLM(build_model(None, base, cfg.rope, kernel)).eval()
     dist_runtime.start()
     tensors = module.state_dict()
-    dcp.load({"model": tensors}, checkpoint)
-    module.load_state_dict(tensors)
+    if cfg.engine.name == "deepspeed":  # masters are saved flat, and a tied one once; views fill the module in place
+        dcp.load({"master": {name: p.detach().view(-1) for name, p in module.named_parameters()}}, checkpoint)
+    else:
+        dcp.load({"model": tensors}, checkpoint)
+        module.load_state_dict(tensors)
     ids, positions = hf_export.probe(module.model.config.vocab_size, module.model.config.max_position_embeddings)
     name = dtype or cfg.checkpoint.export_dtype
     with torch.no_grad():

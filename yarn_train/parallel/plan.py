@@ -32,7 +32,7 @@ def parallelize(module: CausalLM, cfg: Config, mesh: Mesh) -> list[str]:
         done.append(f"torch.compile: {len(blocks)} blocks, one graph")
     if cfg.engine.name == "fsdp2":
         fsdp.shard(module, mesh.sharding, DTYPES[cfg.model.dtype], cfg.engine)
-        done.append(_sharding_line(len(blocks), cfg, mesh))
+    done.append(_sharding_line(len(blocks), cfg, mesh))
     return done
 
 
@@ -40,11 +40,15 @@ def _sharding_line(blocks: int, cfg: Config, mesh: Mesh) -> str:
     ranks = mesh.sharding.size(-1)
     copies = f", {mesh.replicate} copies (HSDP)" if mesh.replicate > 1 else ""
     master = "bfloat16" if cfg.optim.state == "bfloat16" else "fp32"
-    offload = {"none": "", "optimizer": ", moments in host memory", "all": ", parameters in host memory"}
-    return (
-        f"FSDP2: {blocks} blocks + root over {ranks} rank(s){copies}, {master} master weights, "
-        f"{cfg.model.dtype} compute, fp32 gradient sum{offload[cfg.engine.offload]}"
-    )
+    if cfg.engine.name == "deepspeed":
+        sharded = {0: "nothing", 1: "optimizer state", 2: "optimizer state and gradients", 3: "everything"}
+        stage = 3 if cfg.engine.zero_stage is None else cfg.engine.zero_stage
+        what = f"DeepSpeed ZeRO-{stage}: {sharded[stage]} sharded over {ranks} rank(s)"
+    else:
+        what = f"FSDP2: {blocks} blocks + root over {ranks} rank(s){copies}"
+    offload = {"none": "", "optimizer": ", optimizer state in host memory", "all": ", parameters in host memory"}
+    compute = f"{master} master weights, {cfg.model.dtype} compute, fp32 gradient sum"
+    return f"{what}, {compute}{offload[cfg.engine.offload]}"
 
 
 def require_compiler(device_type: str) -> None:

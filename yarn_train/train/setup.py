@@ -49,9 +49,9 @@ def build_trainer(
     seed_everything(cfg.run.seed)
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
-    kernel = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype])
+    kernel = context.attention(choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
     say(f"attention: {kernel.name} ({kernel.reason})")
-    engine, matmul = build_engine(cfg, base, weights, context.attention(kernel), mesh, runtime.device, say)
+    engine, matmul = build_engine(cfg, base, weights, kernel, mesh, runtime.device, say)
     module = engine.module
     table = rope_hf.table_for(base, cfg.rope)
     rope_hf.verify_tables(module.model, table)
@@ -144,9 +144,11 @@ def batch_line(stage: Stage, world_size: int, segments: int) -> str:
     train, seq_len = stage.cfg.train, stage.cfg.data.seq_len
     accumulation = accumulation_steps(stage.cfg, world_size)
     tokens = train.global_batch_size * seq_len
+    context = stage.cfg.parallel.context
+    ranks = f"{world_size} rank(s)" if context == 1 else f"{world_size // context} group(s) of {context} ranks"
     return (
         f"batch: {train.global_batch_size} sequences x {seq_len} tokens = {tokens:,} per step = "
-        f"{train.micro_batch_size} x {accumulation} accumulation x {world_size} rank(s); "
+        f"{train.micro_batch_size} x {accumulation} accumulation x {ranks}; "
         f"{train.steps} steps = {tokens * train.steps:,} tokens of {segments * seq_len:,} prepared"
     )
 
