@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -46,7 +48,7 @@ class DeepSpeedEngine:
     def __init__(self, module: CausalLM, cfg: Config, mesh: Mesh):
         if problems := missing(cfg):
             raise ConfigError(problems)
-        self._library = _library()
+        library = _library()
         self.stage = zero_stage(cfg)
         self.world_size = mesh.device_mesh.size()
         self.max_norm = cfg.optim.grad_clip
@@ -58,18 +60,17 @@ class DeepSpeedEngine:
         groups = parameter_groups(module, cfg.optim)
         skeleton = any(p.is_meta for p in self._named.values())
         if skeleton:
-            self._build(module, cfg, options, torch.device(mesh.device_type))
+            _allocate(library, module, options, self.stage, DTYPES[cfg.model.dtype], torch.device(mesh.device_type))
         betas = (cfg.optim.betas[0], cfg.optim.betas[1])
         # torch's fused AdamW on the host too: the same update as everywhere else. DeepSpeed's own is compiled at the
         # first step and needs a CUDA toolkit for that on a GPU machine.
         self.adamw = AdamW(groups, lr=cfg.optim.lr, betas=betas, eps=cfg.optim.eps, fused=True)
         if self.stage == 3:
             # The loss reads the head's weight outside of the head's forward.
-            self._library.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)
+            library.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)
         with contextlib.redirect_stdout(io.StringIO()):  # memory statistics that no option turns off
-            self.zero, self._optimizer, _, _ = self._library.initialize(
-                model=module, optimizer=self.adamw, config=options
-            )
+            self.zero, self._optimizer, _, _ = library.initialize(model=module, optimizer=self.adamw, config=options)
+        self._running: list[nn.Module] = library.runtime.zero.parameter_offload.FWD_MODULE_STACK
         # Calls go through DeepSpeed's forward, which counts micro-batches; attributes are those of the module.
         self.module = cast(CausalLM, self.zero)
         self.shards = list(shards(self._named, self._optimizer, mesh.device_mesh.get_rank()))
@@ -77,6 +78,8 @@ class DeepSpeedEngine:
         self._norm = torch.zeros(())
         if self.stage == 0:
             self.adamw.register_step_pre_hook(self._clip)
+        else:
+            weakref.finalize(self, _release, library, self.zero).atexit = False
         if cfg.model.dtype == "bfloat16" and not skeleton:
             self.write_masters(lambda name, start, stop: loaded[name].reshape(-1)[start:stop])
 
@@ -89,8 +92,10 @@ class DeepSpeedEngine:
 
     def backward(self, loss_sum: Tensor, global_tokens: Tensor) -> None:
         loss = loss_sum / global_tokens
+        depth = len(self._running)
         # Stage 3 can only average over ranks: times their number first, which is exact for powers of two.
         self.zero.backward(loss * self.world_size if self.stage == 3 else loss, scale_wrt_gas=False)
+        del self._running[depth:]  # modules whose recomputation stopped as soon as backward had what it needs
 
     def step(self, lr: float) -> Tensor:
         """As the protocol says; a gradient that is not finite leaves the weights as they are and returns inf."""
@@ -130,17 +135,6 @@ class DeepSpeedEngine:
         gradients = full_gradients(self._named, self._optimizer, self.stage)
         return {name.removeprefix(PREFIX): gradient for name, gradient in gradients.items()}
 
-    def close(self) -> None:
-        """Let go of model and optimizer, which stage 3 otherwise keeps alive through globals; the engine is done."""
-        if self.stage == 0:
-            return
-        self.zero.destroy()
-        offload = self._library.runtime.zero.parameter_offload
-        offload.FWD_MODULE_STACK[:] = [m for m in offload.FWD_MODULE_STACK if m is not self.zero.module]
-        for member in vars(offload.PartitionedParameterCoordinator).values():
-            if hasattr(member, "cache_clear"):  # methods under lru_cache: their arguments are the model's modules
-                member.cache_clear()
-
     def full_weights(self) -> dict[str, Tensor]:
         whole = {shard.name: self._gather(shard, shard.master) for shard in self.shards}
         if dist.get_rank() != 0:
@@ -155,20 +149,6 @@ class DeepSpeedEngine:
         whole[shard.start : shard.start + shard.length] = local
         dist.reduce(whole.view(torch.int32), dst=0)  # of disjoint pieces, as integers: a sum of floats would lose -0.0
         return whole.cpu().view(shard.shape) if dist.get_rank() == 0 else None
-
-    def _build(self, module: CausalLM, cfg: Config, options: dict[str, Any], device: torch.device) -> None:
-        """Give a module on meta uninitialised memory; at stage 3 one block at a time, partitioned at once.
-
-        No rank ever holds more than its share and one block; :meth:`write_masters` brings the weights.
-        """
-        dtype = DTYPES[cfg.model.dtype]
-        for part in [*module.blocks, module]:
-            for parameter in part.parameters():
-                if parameter.is_meta:
-                    memory = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
-                    torch.utils.swap_tensors(parameter, memory)  # the same object, so that ties hold
-            if self.stage == 3:
-                self._library.zero.Init(module=part, config_dict_or_path=options, dtype=dtype)
 
     def _clip(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Stage 0, before the update: the gradients are reduced by now."""
@@ -193,6 +173,34 @@ def _library() -> Any:
     # An all-reduce for inference that training never calls; on a CPU it would be compiled now, for most of a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _allocate(
+    library: Any, module: CausalLM, options: dict[str, Any], stage: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Give a module on meta uninitialised memory; at stage 3 one block at a time, partitioned at once.
+
+    There no rank ever holds more than its share and one block.
+    """
+    for part in [*module.blocks, module]:
+        for parameter in part.parameters():
+            if parameter.is_meta:
+                memory = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device))
+                torch.utils.swap_tensors(parameter, memory)  # the same object, so that ties hold
+        if stage == 3:
+            library.zero.Init(module=part, config_dict_or_path=options, dtype=dtype)
+
+
+def _release(library: Any, zero: Any) -> None:
+    """Take a model and its optimizer out of DeepSpeed's globals, which otherwise keep it alive at stage 3."""
+    zero.destroy()
+    offload = library.runtime.zero.parameter_offload
+    offload.FWD_MODULE_STACK[:] = [module for module in offload.FWD_MODULE_STACK if module is not zero.module]
+    # A method under lru_cache, below another decorator: the cache's keys are the model's modules.
+    for method in filter(inspect.isfunction, vars(offload.PartitionedParameterCoordinator).values()):
+        for cached in inspect.getclosurevars(method).nonlocals.values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
 
 
 def _aliases(module: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, str]:
