@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,11 +21,12 @@ from yarn_train.model.causal_lm import CausalLM
 from yarn_train.parallel import activation
 from yarn_train.parallel.offload import Mover
 from yarn_train.parallel.tiled_mlp import tile_mlps
+from yarn_train.plan import layers
 from yarn_train.plan import ledger as books
-from yarn_train.plan.trace import Trace, off_device, trace
+from yarn_train.plan.trace import Trace, off_device, trace, trace_whole
 
 CPU = torch.device("cpu")
-TOKENS = 2048
+TOKENS = 1024
 
 
 def small(layers: int = 4, **options: Any) -> LlamaConfig:
@@ -97,9 +97,7 @@ class Kept:
 def really_kept(cfg: Config, base: LlamaConfig) -> tuple[int, int]:
     """(bytes on the device, bytes in host memory) between a real forward and its backward, without any engine."""
     kernel = choose_kernel("sdpa", CPU, torch.float32)
-    module = CausalLM(
-        LlamaForCausalLM._from_config(base, attn_implementation=kernel.implementation), cfg.memory.loss
-    )
+    module = CausalLM(LlamaForCausalLM._from_config(base, attn_implementation=kernel.implementation), cfg.memory.loss)
     mover = Mover() if cfg.memory.offloads else None
     if cfg.memory.tiled_mlp:
         tile_mlps(module.blocks, base.hidden_size)
@@ -132,7 +130,50 @@ POLICIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("memory", POLICIES, ids=lambda memory: "-".join(map(str, memory.values())))
 def test_what_waits_for_backward_is_what_autograd_saves_in_a_real_step(memory: dict[str, Any]) -> None:
     cfg, base = config(memory=memory), small()
-    traced = trace(cfg, base, world_size=1)
+    traced = trace_whole(cfg, base, world_size=1)
     on_device, on_host = really_kept(cfg, base)
     assert saved(traced) == pytest.approx(on_device, rel=0.02)
     assert max(moment.live.get(books.HOST, 0) for moment in traced.moments) == on_host
+
+
+# Each moves the fullest instant elsewhere: activations, sharded gradients, unsharded weights, deeper prefetching.
+SHAPES: list[tuple[int, dict[str, dict[str, Any]]]] = [
+    (8, {"memory": {"activation": "full"}}),
+    (8, {"memory": {"activation": "attention", "offload": True}, "parallel": {"context": 4}}),
+    (1, {"memory": {"activation": "none"}}),
+    (1, {"memory": {"activation": "full"}, "data": {"seq_len": 64}, "train": {"global_batch_size": 1}}),
+    (8, {"engine": {"prefetch": 2, "reshard_after_forward": False}, "memory": {"loss": "full"}}),
+    (8, {"parallel": {"context": 4, "context_method": "ring", "replicate": 2}, "engine": {"offload": "all"}}),
+]
+
+
+@pytest.mark.parametrize(("world_size", "options"), SHAPES)
+def test_four_and_five_blocks_tell_what_nine_need(world_size: int, options: dict[str, dict[str, Any]]) -> None:
+    cfg, base = config(**options), small(layers=9)
+    few, whole = trace(cfg, base, world_size), trace_whole(cfg, base, world_size)
+    absent = off_device(cfg)
+    assert peak(few, absent) == peak(whole, absent)
+    assert (few.saved, few.moved, few.sent) == (whole.saved, whole.moved, whole.sent)
+
+
+def peak(traced: Trace, absent: frozenset[str]) -> dict[str, int]:
+    fullest = max(traced.moments, key=lambda moment: moment.total(absent))
+    return {category: size for category, size in fullest.live.items() if size}
+
+
+def test_context_parallelism_divides_what_a_token_costs_and_shards_over_all_ranks() -> None:
+    memory = {"activation": "full"}
+    base = small()
+    alone, shared = (
+        trace_whole(config(memory=memory, parallel={"context": n}, data={"seq_len": 8192}), base, 8) for n in (1, 4)
+    )
+    assert saved(shared) == pytest.approx(saved(alone) / 4, rel=0.05)
+    for category in (books.WEIGHTS, books.OPTIMIZER):
+        assert peak(shared, frozenset())[category] == peak(alone, frozenset())[category]
+    assert shared.sent["all_to_all"] > 0 == alone.sent.get("all_to_all", 0)
+
+
+def test_a_layer_of_another_kind_is_traced_as_it_is() -> None:
+    base = small(layers=9, layer_types=["full_attention"] * 8 + ["sliding_attention"])
+    assert not layers.alike(base)
+    assert layers.alike(small(layers=9))

@@ -32,6 +32,7 @@ from ..model.weights import materialize
 from ..parallel.context import ContextParallel
 from ..parallel.offload import Pool
 from ..parallel.plan import parallelize
+from . import layers
 from .hidden import hidden_bytes
 from .ledger import (
     BATCH,
@@ -96,8 +97,34 @@ def traced_form(cfg: Config) -> Config:
 def trace(cfg: Config, base: PretrainedConfig, world_size: int) -> Trace:
     """Trace rank 0's step of :func:`traced_form` over `world_size` ranks.
 
-    Must run in a process without a process group; see :mod:`plan.jobs`.
+    Where all blocks are alike, models of four and five blocks are traced and the rest is arithmetic, see
+    :mod:`plan.layers`. Must run in a process without a process group; see :mod:`plan.jobs`.
     """
+    edge = max(2, cfg.engine.prefetch + 1)
+    few, whole = 2 * edge, base.num_hidden_layers
+    if whole <= few + 1 or not layers.alike(base):
+        return trace_whole(cfg, base, world_size)
+    shorter, longer = (trace_whole(cfg, layers.shortened(base, count), world_size) for count in (few, few + 1))
+    return extrapolated(shorter, longer, whole - few)
+
+
+def extrapolated(few: Trace, more: Trace, blocks: int) -> Trace:
+    """The trace of a model with so many more blocks than `few` has; `more` has one more."""
+
+    def further(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+        return {key: a.get(key, 0) + blocks * (b.get(key, 0) - a.get(key, 0)) for key in {*a, *b}}
+
+    later = {moment.part: moment.live for moment in more.moments}
+    return Trace(
+        moments=tuple(Moment(moment.part, further(moment.live, later[moment.part])) for moment in few.moments),
+        saved=further(few.saved, more.saved),
+        moved=few.moved + blocks * (more.moved - few.moved),
+        sent=further(few.sent, more.sent),
+    )
+
+
+def trace_whole(cfg: Config, base: PretrainedConfig, world_size: int) -> Trace:
+    """:func:`trace` with every block."""
     absent, cfg = off_device(cfg), traced_form(cfg)
     with fake_ranks(world_size), gpu_sizes():
         mesh = Mesh.create("cpu", world_size, cfg.parallel, ulysses_size(cfg.parallel, base.num_attention_heads))
@@ -112,6 +139,7 @@ def trace(cfg: Config, base: PretrainedConfig, world_size: int) -> Trace:
             ledger.label([*module.parameters(), *module.buffers()], WEIGHTS)
             engine = FSDP2Engine(module, cfg, mesh)
             _make_optimizer_state(engine, ledger)
+            layers.name_parts(module.blocks, max(2, cfg.engine.prefetch + 1), ledger)
             micro_batches = min(2, accumulation_steps(cfg, world_size))
             return step(engine, _fake_batch(batch, fake), micro_batches, ledger, absent)
 
