@@ -9,18 +9,21 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from . import config as schema
+from .config import Config
 from .data.progress import progress_bar
 from .data.store import prepare
 from .data.tokenize import load_tokenizer
 from .dist import runtime as dist_runtime
 from .dist.collectives import barrier
 from .engine.deepspeed import missing as deepspeed_missing
-from .errors import ConfigError, YarnTrainError
+from .errors import ConfigError, YarnTrainError, problem
 from .eval import suite
 from .model.attention import choose_kernel
 from .model.load import DTYPES, load_config, unsupported
+from .model.loss import loss_missing
 from .optim.adamw import missing as optim_missing
 from .parallel.context import context_problems
+from .plan.check import check_run_fits
 from .report.terminal import show_report
 from .rope import hf as rope_hf
 from .stages import Stage, resolve
@@ -48,6 +51,9 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     run_folder.check_config(folder, schema.build(raw))
     for stage in stages:
         run_folder.check_config(stage.folder, stage.cfg)
+    unfinished = [stage.cfg for stage in stages if not stage.finished]
+    ranks = dist_runtime.world_size(), dist_runtime.local_world_size()
+    memory = check_run_fits(unfinished, base, dist_runtime.device(), *ranks) if unfinished else None
     tokenizer = load_tokenizer(cfg.model.path)
     weights = first_weights(stages, base, tokenizer)
     # Every rank may get here; a file lock lets one of them prepare. No collective waits for it: none exists yet.
@@ -61,6 +67,8 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     reason = "failed"
     try:
         say(f"run folder: {folder}")
+        if memory:
+            say(memory)
         done = run_stages(stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say)
         if done and cfg.eval.enabled:
             evaluate_run(stages, base, tokenizer, weights, folder, runtime, say)
@@ -106,11 +114,19 @@ def check_run(stages: list[Stage]) -> PretrainedConfig:
         found = rope_hf.check_base(base, stage.cfg.rope)
         found += context_problems(stage.cfg.parallel, base)
         found += optim_missing(stage.cfg.optim)
+        found += loss_problems(stage.cfg, base)
         found += deepspeed_missing(stage.cfg) if stage.cfg.engine.name == "deepspeed" else []
         problems += [p for p in found if p not in problems]
     if problems:
         raise ConfigError(problems)
     return base
+
+
+def loss_problems(cfg: Config, base: PretrainedConfig) -> list[str]:
+    """Problems of a loss that cannot run on this device or at this size."""
+    rows = cfg.train.micro_batch_size * cfg.data.seq_len // cfg.parallel.context
+    missing = loss_missing(cfg.memory.loss, dist_runtime.device(), rows * base.vocab_size)
+    return [problem("memory.loss", cfg.memory.loss, "losses that can run here", missing)] if missing else []
 
 
 def evaluate_run(

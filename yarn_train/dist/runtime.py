@@ -35,6 +35,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world_size() -> int:
+    """Number of processes the launcher started on this machine (1 without torchrun)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """This process's global rank (0 without torchrun); known before any process group exists."""
     return int(os.environ.get("RANK", "0"))
@@ -79,7 +84,7 @@ def start() -> Runtime:
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if _torchrun_single_thread():
-        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(max(1, usable_cores() // local_world_size()))
     return Runtime(dist.get_rank(), local_rank, dist.get_world_size(), place)
 
 
