@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench import loss_memory
 from yarn_train.config import MemoryConfig
 from yarn_train.data import batch
 from yarn_train.errors import ConfigError
@@ -224,6 +225,13 @@ def test_chunked_equals_full(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(value, right, rtol=1e-6, atol=0.0)
     for grad, expected in zip(grads, right_grads, strict=True):
         assert (grad - expected).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * expected.norm()
+
+
+def test_a_step_at_16k_tokens_and_llama_3s_vocabulary_needs_a_sixth_of_the_memory() -> None:
+    """Above weights, gradients and moments; traced with fake tensors, so that 24 GiB need not be there."""
+    full, chunked = (loss_memory.measure(name, 16_384, 128_256, 128, traced=True) for name in ("full", "chunked"))
+    assert full["above"] == pytest.approx(3 * 4 * 16_384 * 128_256, rel=0.01)  # softmax and two gradients in fp32
+    assert chunked["above"] < full["above"] / 6
 
 
 @pytest.mark.long

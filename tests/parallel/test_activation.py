@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
 from bench.measure import KeptBytes
@@ -40,9 +41,13 @@ def build(policy: str, config: PretrainedConfig = LLAMA, dtype: torch.dtype = to
     config.use_cache = False
     model = AutoModelForCausalLM.from_config(config, attn_implementation=SDPA, dtype=dtype)
     module, mover = CausalLM(model, "full").train(), Mover(min_bytes=1)
+    apply_policy(module, policy, mover)
+    return module, mover
+
+
+def apply_policy(module: CausalLM, policy: str, mover: Mover) -> None:
     recompute = {"offload": "full", "attention+offload": "attention"}.get(policy, policy)
     apply(module.blocks, recompute, mover if "offload" in policy else None)
-    return module, mover
 
 
 def loss_of(module: CausalLM, seed: int = 1) -> Tensor:
@@ -92,6 +97,23 @@ def test_loss_and_gradients_are_those_of_plain_autograd_in_every_step(policy: st
 def test_how_often_attention_runs_in_a_step(policy: str, times: int, kernel_runs: list[int]) -> None:
     step(build(policy)[0])
     assert len(kernel_runs) == times * LAYERS * ROWS
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_compiled_blocks_share_one_graph_inside_of_their_recomputation(policy: str, kernel_runs: list[int]) -> None:
+    """Compiled first, recomputed outside: the store is there when the graph runs, in forward and again in backward."""
+    plain, (module, mover) = build("none")[0], build("none")
+    counts = CompileCounterWithBackend("aot_eager")
+    for block in module.blocks:
+        block.forward = torch.compile(block.forward, backend=counts)
+    apply_policy(module, policy, mover)
+    step(module)
+    expected, before = step(plain, 2), len(kernel_runs)
+    for name, grad in step(module, 2).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-6)
+    assert len(kernel_runs) - before == {"full": 2, "offload": 2}.get(policy, 1) * LAYERS * ROWS
+    assert counts.frame_count == 1
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

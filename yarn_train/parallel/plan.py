@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import torch
+
 from ..config import Config
 from ..dist.mesh import Mesh
 from ..errors import ConfigError, problem
@@ -15,21 +17,22 @@ from .tiled_mlp import tile_mlps
 
 
 def parallelize(module: CausalLM, cfg: Config, mesh: Mesh) -> list[str]:
-    """Apply MLP tiling, recomputation, compilation and FSDP2 sharding, in this order; returns what was done, in lines.
+    """Apply MLP tiling, compilation, recomputation and FSDP2 sharding, in this order; returns what was done, in lines.
 
-    The order matters: a block is compiled with its recomputation inside, and sharded outside of both, so that
-    gathering parameters stays out of the compiled graph. DeepSpeed shards when its engine is built, after this.
+    The order matters: a block's graph is compiled inside of its recomputation, whose stores and copies are no part of
+    a graph, and sharded outside of both, so that gathering parameters stays out of the compiled graph. DeepSpeed shards
+    when its engine is built, after this.
     """
     done = []
     blocks = list(module.blocks)
     if cfg.memory.tiled_mlp:
         done += tile_mlps(blocks, module.model.config.hidden_size)
-    done += activation.apply(blocks, cfg.memory.recompute, Mover() if cfg.memory.offloads else None)
     if cfg.compile.enabled:
         require_compiler(mesh.device_type)
         for block in blocks:
-            block.compile()
+            block.forward = torch.compile(block.forward)
         done.append(f"torch.compile: {len(blocks)} blocks, one graph")
+    done += activation.apply(blocks, cfg.memory.recompute, Mover() if cfg.memory.offloads else None)
     if cfg.engine.name == "fsdp2":
         fsdp.shard(module, mesh.sharding, DTYPES[cfg.model.dtype], cfg.engine)
     done.append(_sharding_line(len(blocks), cfg, mesh))

@@ -87,6 +87,7 @@ def _unfit(mlp: nn.Module, hidden_size: int) -> str | None:
     return None
 
 
+@torch.compiler.disable  # a compiled block leaves its graph here once, not in every tile
 def _tiled(mlp: nn.Module, run: Run, tiles: int, min_tokens: int, hidden_states: Tensor) -> Tensor:
     """What replaces the MLP's forward; `run` is the original."""
     size = max(min_tokens, math.ceil(hidden_states.numel() // hidden_states.shape[-1] / tiles))
