@@ -248,9 +248,62 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
     validate(build(nested(train__global_batch_size=suggested, train__micro_batch_size=micro)), world)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "world"),
+    [({"replicate": 2, "shard": 2, "context": 2}, 8), ({"context": 3}, 6), ({"replicate": 4}, 4), ({"shard": 2}, 2)],
+)
+def test_parallel_sizes_that_use_every_rank(sizes: dict[str, int], world: int) -> None:
+    config = build({"parallel": sizes, "train": {"global_batch_size": 8, "micro_batch_size": 1}})
+    validate(config, world)
+    assert accumulation_steps(config, world) == 8 * sizes.get("context", 1) // world
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world"), [({"context": 3}, 4), ({"shard": 2}, 4), ({"replicate": 3, "shard": 1}, 2)]
+)
+def test_parallel_sizes_that_do_not_are_refused(sizes: dict[str, int], world: int) -> None:
+    with pytest.raises(ConfigError, match=r"parallel: got .*number of ranks"):
+        validate(build({"parallel": sizes}), world)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"engine": {"zero_stage": 2}}, "engine.zero_stage: got 2; "),
+        ({"engine": {"name": "deepspeed", "zero_stage": 4}}, "engine.zero_stage: got 4; "),
+        ({"engine": {"name": "deepspeed", "zero_stage": 0, "offload": "optimizer"}}, "engine.offload: got 'optimizer'"),
+        ({"engine": {"name": "deepspeed", "zero_stage": 2, "offload": "all"}}, "engine.offload: got 'all'"),
+        ({"engine": {"name": "deepspeed"}, "parallel": {"replicate": 2}}, "parallel.replicate: got 2; "),
+        ({"engine": {"name": "deepspeed", "prefetch": 2}}, "engine.prefetch: got 2; "),
+        (
+            {"engine": {"name": "deepspeed", "reshard_after_forward": False}},
+            "engine.reshard_after_forward: got False; ",
+        ),
+        ({"engine": {"name": "deepspeed"}, "optim": {"state": "8bit"}}, "optim.state: got '8bit'"),
+        ({"engine": {"offload": "optimizer"}, "optim": {"state": "bfloat16"}}, "engine.offload: got 'optimizer'"),
+        ({"memory": {"offload": True}}, "memory.offload: got True; "),
+        ({"parallel": {"context": 4, "ulysses": 3}}, "parallel.ulysses: got 3; "),
+        ({"parallel": {"context": 4, "ulysses": 2, "context_method": "ring"}}, "parallel.ulysses: got 2; "),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_named_problem(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(options)
+    (problem,) = error.value.problems
+    assert problem.startswith(named)
+
+
 # ---- round trip ----
 
 CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "eval.source", "curriculum.stages"}
+CROSS_CHECKED |= {"engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
+PARTNERS: list[dict[str, Any]] = [
+    {"engine": {"offload": "optimizer"}, "parallel": {"context": 6, "ulysses": 3}},
+    {"engine": {"offload": "all", "prefetch": 3}, "optim": {"state": "8bit"}, "memory": {"activation": "offload"}},
+    {"engine": {"name": "deepspeed", "zero_stage": 1, "offload": "optimizer"}, "parallel": {"context_method": "ring"}},
+    {"engine": {"name": "deepspeed"}, "memory": {"activation": "attention", "offload": True}},
+    {"engine": {"reshard_after_forward": False}, "parallel": {"replicate": 2, "shard": 4}},
+]
 
 
 def values(section: str, field: Any) -> st.SearchStrategy[Any]:
@@ -287,11 +340,12 @@ free = st.fixed_dictionaries(
     }
 )
 checked = st.builds(
-    lambda method, factor, alpha, ramp, steps, warmup, betas, stages: {
+    lambda method, factor, alpha, ramp, steps, warmup, betas, stages, partners: {
+        **partners,
         "rope": {"method": method, "factor": 1 if method == "none" else factor, "alpha": alpha, "ramp": ramp},
         "train": {"steps": steps},
         "schedule": {"warmup_steps": min(warmup, steps)},
-        "optim": {"betas": betas},
+        "optim": {"betas": betas, **partners.get("optim", {})},
         "curriculum": {"stages": stages},
     },
     st.sampled_from(("none", "pi", "ntk", "ntk_by_parts", "yarn")),
@@ -302,6 +356,7 @@ checked = st.builds(
     st.integers(0, 1000),
     st.lists(st.floats(0, 0.999), min_size=2, max_size=2),
     st.dictionaries(st.text("s12", min_size=1), st.just({"train": {"steps": 3}}), max_size=2),
+    st.sampled_from(PARTNERS),
 )
 
 
@@ -310,7 +365,8 @@ checked = st.builds(
 def test_a_built_config_is_rebuilt_equal_from_its_dict_and_from_the_yaml_of_the_run_folder(
     options: dict[str, Any], cross_checked: dict[str, Any]
 ) -> None:
-    config = build({**options, **cross_checked, "optim": {**options["optim"], **cross_checked["optim"]}})
+    together = {s: {**options.get(s, {}), **cross_checked.get(s, {})} for s in {*options, *cross_checked}}
+    config = build(together)
     plain = dataclasses.asdict(config)
     assert build(plain) == config
     assert build(yaml.safe_load(yaml.safe_dump(plain))) == config

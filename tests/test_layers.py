@@ -27,10 +27,12 @@ LAYERS = [
     ["stages"],
     ["dist", "data", "metrics"],
     ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"],
-    ["optim.adamw", "model.attention", "model.causal_lm", "model.load"],
+    ["model.weights"],
+    ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],
     ["engine", "checkpoint"],
-    ["train", "eval", "report", "plan"],
+    ["train", "eval", "report"],
+    ["plan"],
     ["app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "export"],
 ]
 SIBLINGS = {

@@ -107,7 +107,7 @@ def test_a_typed_factor_with_stages_is_refused_and_names_the_stages() -> None:
         ({"trian": {"steps": 3}}, "stage a: trian: got "),
         ({"model": {"path": "x"}}, "stage a: model: got "),
         ({"eval": {"enabled": False}}, "stage a: eval: got "),
-        ({"engine": {"name": "fsdp2"}}, "stage a: engine: got "),
+        ({"model": {"path": "elsewhere"}}, "stage a: model: got "),
         ({"curriculum": {"stages": {}}}, "stage a: curriculum: got "),
         ({"train": 3}, "stage a: train: got 3"),
         ({"run": {"name": "x"}}, "stage a: run.name: got 'x'; allowed: run.seed only"),

@@ -458,10 +458,11 @@ def _engine_checks(c: Config) -> list[str]:
     if deepspeed and c.parallel.replicate > 1:
         fix = "set parallel.replicate=1, or engine.name=fsdp2"
         found.append(problem("parallel.replicate", c.parallel.replicate, "1 for engine.name=deepspeed", fix))
-    if deepspeed and (not c.engine.reshard_after_forward or c.engine.prefetch != 1):
-        key = "engine.prefetch" if c.engine.reshard_after_forward else "engine.reshard_after_forward"
-        fix = "set engine.name=fsdp2, or leave it out"
-        found.append(problem(key, "another value", "its default for engine.name=deepspeed", fix))
+    for key in ("reshard_after_forward", "prefetch"):
+        value, default = getattr(c.engine, key), getattr(EngineConfig(), key)
+        if deepspeed and value != default:
+            fix = "set engine.name=fsdp2, or leave it out"
+            found.append(problem(f"engine.{key}", value, f"{default} for engine.name=deepspeed", fix))
     if deepspeed and c.optim.state != "float32":
         fix = "set engine.offload=optimizer to save memory, or engine.name=fsdp2"
         found.append(problem("optim.state", c.optim.state, "float32 for engine.name=deepspeed", fix))

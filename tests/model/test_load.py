@@ -107,6 +107,12 @@ def test_a_head_that_scales_or_caps_its_logits_is_refused(option: dict[str, floa
     assert next(iter(option)) in problem
 
 
+@pytest.mark.parametrize("option", [{"attn_logit_softcapping": 50.0}, {"attention_dropout": 0.1}])
+def test_attention_that_no_kernel_here_applies_is_refused(option: dict[str, float]) -> None:
+    (problem,) = unsupported(LlamaConfig(**option))
+    assert next(iter(option)) in problem
+
+
 def test_a_plain_head_is_supported() -> None:
     plain = SimpleNamespace(final_logit_softcapping=None, logit_scale=1.0)
     assert unsupported(plain) == unsupported(LlamaConfig()) == []  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ class Mesh:
     @classmethod
     def create(cls, device_type: str, world_size: int, parallel: ParallelConfig, ulysses: int) -> Mesh:
         """Make the process groups; collective. `ulysses` is :func:`ulysses_size`."""
-        shard = world_size // (parallel.replicate * parallel.context)
+        shard = parallel.shard or world_size // (parallel.replicate * parallel.context)
         sizes = (parallel.replicate, shard, parallel.context // ulysses, ulysses)
         mesh = init_device_mesh(device_type, sizes, mesh_dim_names=DIMENSIONS)
         if parallel.replicate > 1:

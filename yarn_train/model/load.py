@@ -44,6 +44,11 @@ def unsupported(config: PretrainedConfig) -> list[str]:
             found.append(
                 problem("model.path", f"{key}={getattr(config, key)}", "a plain output head", "use another base model")
             )
+    for key, rest in (("attn_logit_softcapping", "no cap"), ("attention_dropout", "0")):
+        value = getattr(config, key, None)
+        if value:
+            fix = f"set {key} to {'null' if rest == 'no cap' else rest} in its config.json"
+            found.append(problem("model.path", f"{key}={value}", f"attention with {rest}", fix))
     if getattr(config, "sliding_window", None) is not None:
         fix = "set sliding_window to null in its config.json, as the paper's Mistral runs did"
         got = f"sliding_window={config.sliding_window}"
