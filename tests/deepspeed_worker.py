@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from yarn_train import config as schema
 from yarn_train.checkpoint.manager import CheckpointManager
@@ -25,7 +26,7 @@ from yarn_train.dist.mesh import Mesh
 from yarn_train.engine.deepspeed import DeepSpeedEngine
 from yarn_train.engine.fsdp2 import FSDP2Engine
 from yarn_train.model.causal_lm import CausalLM
-from yarn_train.model.weights import parameters_on_meta
+from yarn_train.model.weights import WeightFiles, parameters_on_meta
 from yarn_train.parallel import activation, fsdp
 from yarn_train.rope import hf as rope_hf
 
@@ -67,6 +68,7 @@ MIXED = {
     "bf16 ZeRO-2 optimizer offloaded": Case(2, "optimizer", "bfloat16"),
     "bf16 ZeRO-3 all offloaded": Case(3, "all", "bfloat16"),
 }
+SKELETONS = ("ZeRO-2", "ZeRO-3 untied", "bf16 ZeRO-3")
 RESUMED = ("ZeRO-0", "ZeRO-3", "bf16 ZeRO-1", "bf16 ZeRO-2", "bf16 ZeRO-3", "bf16 ZeRO-3 all offloaded")
 
 
@@ -189,15 +191,20 @@ def fsdp2(runtime: dist_runtime.Runtime) -> dict[str, Any]:
     return {**train(engine, range(STEPS), runtime), "weights": engine.full_weights()}
 
 
-def skeleton(case: Case, runtime: dist_runtime.Runtime) -> dict[str, Any]:
-    """Built on meta; the weights are written into the shards afterwards."""
+def skeleton(case: Case, runtime: dist_runtime.Runtime, out: Path) -> dict[str, Any]:
+    """Built on meta; every rank reads its elements of the weights from files."""
     cfg = config(case)
-    weights = {f"model.{name}": p.detach() for name, p in transformer(case.tied).named_parameters()}
+    folder = out / f"model_{case.tied}"
+    if runtime.is_main:
+        transformer(case.tied).save_pretrained(folder)
+    dist.barrier()
     with parameters_on_meta():
         module = CausalLM(transformer(case.tied), case.loss)
+    assert all(p.is_meta for p in module.parameters())
     engine = DeepSpeedEngine(module, cfg, Mesh.create("cpu", runtime.world_size, cfg.parallel, 1))
     verify(engine, case)
-    engine.write_masters(lambda name, start, stop: weights[name].reshape(-1)[start:stop])
+    with WeightFiles(str(folder)) as files:
+        engine.read_weights(files)
     return {"masters": engine.full_weights(), **train(engine, range(STEPS), runtime), "weights": engine.full_weights()}
 
 
@@ -216,6 +223,7 @@ def not_finite(case: Case, runtime: dist_runtime.Runtime) -> dict[str, Any]:
 
 def main(out: Path, which: str) -> None:
     runtime = dist_runtime.start()
+    transformers_logging.disable_progress_bar()
     found: dict[str, Any] = {"lazy": LAZY}
     if which == "two":
         found["runs"] = {name: run(name, case, runtime, out) for name, case in {**EXACT, **MIXED}.items()}
@@ -223,10 +231,7 @@ def main(out: Path, which: str) -> None:
         for case_found in found["runs"].values():
             case_found["freed"] = case_found.pop("module")() is None
         found["fsdp2"] = fsdp2(runtime)
-        found["skeleton"] = {
-            "ZeRO-3 untied": skeleton(EXACT["ZeRO-3 untied"], runtime),
-            "bf16 ZeRO-3": skeleton(MIXED["bf16 ZeRO-3"], runtime),
-        }
+        found["skeleton"] = {name: skeleton({**EXACT, **MIXED}[name], runtime, out) for name in SKELETONS}
         found["not_finite"] = not_finite(MIXED["bf16 ZeRO-3"], runtime)
     else:
         found |= {name: resumed("ZeRO-3", EXACT[name], runtime, out) for name in ("ZeRO-0", "ZeRO-2", "ZeRO-3")}

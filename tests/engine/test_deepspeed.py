@@ -17,7 +17,7 @@ import deepspeed_worker as worker
 import pytest
 import torch
 import torch.nn.functional as F
-from deepspeed_worker import EXACT, HALF, MIXED, RANKS, RESUMED, STEPS, Case
+from deepspeed_worker import EXACT, HALF, MIXED, RANKS, RESUMED, SKELETONS, STEPS, Case
 from support import child_env
 
 from yarn_train import config as schema
@@ -159,7 +159,7 @@ def test_one_rank_at_any_stage_continues_two_ranks_zero_3(ranks: list[dict[str, 
     assert max(errors(got["weights"], expected["weights"]).values()) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ZeRO-3 untied", "bf16 ZeRO-3"])
+@pytest.mark.parametrize("name", SKELETONS)
 def test_a_model_built_on_meta_is_the_same_model(ranks: list[dict[str, Any]], name: str) -> None:
     got, expected = ranks[0]["skeleton"][name], ranks[0]["runs"][name]
     assert all(torch.equal(got["masters"][key], expected["masters"][key]) for key in expected["masters"])

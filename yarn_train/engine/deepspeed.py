@@ -126,7 +126,7 @@ class DeepSpeedEngine:
 
         Each rank reads only what it holds. Names are those of the module given to the engine.
         """
-        for shard in self.shards:
+        for shard in filter(lambda s: s.length, self.shards):
             shard.master.copy_(read(shard.name, shard.start, shard.start + shard.length))
         refresh_compute_weights(self._optimizer)
 
