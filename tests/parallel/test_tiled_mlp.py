@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -26,6 +27,9 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+from yarn_train import config as schema
+from yarn_train.dist.mesh import Mesh
+from yarn_train.engine.deepspeed import DeepSpeedEngine
 from yarn_train.errors import ConfigError
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.parallel.activation import apply
@@ -210,7 +214,7 @@ def test_a_mixture_of_experts_is_refused() -> None:
         tile_mlps(build(config).blocks, HIDDEN)
 
 
-def test_two_sharded_ranks_equal_the_whole_model() -> None:
+def test_two_ranks_of_fsdp2_and_of_zero_3_equal_the_whole_model() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -221,21 +225,42 @@ def test_two_sharded_ranks_equal_the_whole_model() -> None:
 
 def _sharded(rank: int, port: int, expected: dict[str, Tensor]) -> None:
     torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
     dist.init_process_group("gloo", f"tcp://localhost:{port}", world_size=2, rank=rank)
     try:
-        for recompute in ("none", "full"):
-            module = build(CONFIGS["llama"])
-            tile_mlps(module.blocks, HIDDEN, min_tokens=5)
-            apply(module.blocks, recompute)
-            mesh = init_device_mesh("cpu", (2,))
-            policy = MixedPrecisionPolicy(torch.float32, torch.float32)
-            for part in (*module.blocks, module):
-                fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-                part.set_force_sum_reduction_for_comms(True)
-                part.set_gradient_divide_factor(1.0)
-            module(*batch(rank)).backward()
-            for name, parameter in module.named_parameters():
-                got = parameter.grad.full_tensor()
-                torch.testing.assert_close(got, expected[name], rtol=1e-5, atol=1e-5, msg=f"{recompute} {name}")
+        for engine in (_fsdp2, _zero_3):
+            for recompute in ("none", "full"):
+                got = engine(tiled_model(recompute), rank)
+                for name in got:
+                    right = expected[name]
+                    torch.testing.assert_close(
+                        got[name], right, rtol=1e-5, atol=1e-5, msg=f"{engine} {recompute} {name}"
+                    )
+                assert rank or len(got) == len(expected) - 1
     finally:
         dist.destroy_process_group()
+
+
+def tiled_model(recompute: str) -> CausalLM:
+    module = build(CONFIGS["llama"])
+    tile_mlps(module.blocks, HIDDEN, min_tokens=5)
+    apply(module.blocks, recompute)
+    return module
+
+
+def _fsdp2(module: CausalLM, rank: int) -> dict[str, Tensor]:
+    mesh = init_device_mesh("cpu", (2,))
+    policy = MixedPrecisionPolicy(torch.float32, torch.float32)
+    for part in (*module.blocks, module):
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        part.set_force_sum_reduction_for_comms(True)
+        part.set_gradient_divide_factor(1.0)
+    module(*batch(rank)).backward()
+    return {name: parameter.grad.full_tensor() for name, parameter in module.named_parameters()}
+
+
+def _zero_3(module: CausalLM, rank: int) -> dict[str, Tensor]:
+    cfg = schema.build({"model": {"dtype": "float32"}, "engine": {"name": "deepspeed"}})
+    engine = DeepSpeedEngine(module, cfg, Mesh.create("cpu", 2, cfg.parallel, 1))
+    engine.backward(engine.module(*batch(rank)), torch.ones(()))
+    return {f"model.{name}": gradient for name, gradient in engine.full_gradients().items()}

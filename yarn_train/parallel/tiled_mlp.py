@@ -44,6 +44,9 @@ def tile_mlps(
         mlp = block.mlp
         assert isinstance(mlp, nn.Module)
         mlp.forward = functools.partial(_tiled, mlp, mlp.forward, count, min_tokens)
+        # What deepspeed.utils.set_z3_leaf_module does: ZeRO-3 then gathers the whole MLP around its forward and
+        # backward. Layer by layer, a tile's graph would be cut off from parameters that are empty between layers.
+        mlp.__dict__["_z3_leaf"] = True
     return [f"tiled MLP: {len(tiles)} blocks, {max(tiles)} tiles of at least {min_tokens} tokens"]
 
 
