@@ -281,6 +281,7 @@ def test_parallel_sizes_that_do_not_are_refused(sizes: dict[str, int], world: in
         ),
         ({"engine": {"name": "deepspeed"}, "optim": {"state": "8bit"}}, "optim.state: got '8bit'"),
         ({"engine": {"offload": "optimizer"}, "optim": {"state": "bfloat16"}}, "engine.offload: got 'optimizer'"),
+        ({"parallel": {"replicate": 2}, "optim": {"state": "bfloat16"}}, "optim.state: got 'bfloat16'"),
         ({"memory": {"offload": True}}, "memory.offload: got True; "),
         ({"parallel": {"context": 4, "ulysses": 3}}, "parallel.ulysses: got 3; "),
         ({"parallel": {"context": 4, "ulysses": 2, "context_method": "ring"}}, "parallel.ulysses: got 2; "),

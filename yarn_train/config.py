@@ -466,6 +466,9 @@ def _engine_checks(c: Config) -> list[str]:
     if deepspeed and c.optim.state != "float32":
         fix = "set engine.offload=optimizer to save memory, or engine.name=fsdp2"
         found.append(problem("optim.state", c.optim.state, "float32 for engine.name=deepspeed", fix))
+    if c.optim.state == "bfloat16" and c.parallel.replicate > 1:
+        fix = "set optim.state=8bit or float32: copies that round at random need not stay equal"
+        found.append(problem("optim.state", "bfloat16", "float32 | 8bit for parallel.replicate > 1", fix))
     if c.optim.state != "float32" and c.engine.offload == "optimizer":
         fix = "set optim.state=float32"
         found.append(problem("engine.offload", "optimizer", f"none | all for optim.state={c.optim.state}", fix))
