@@ -13,7 +13,7 @@ from ..config import Config
 from ..errors import ConfigError, problem
 from .jobs import Tracer
 from .machines import GIB, fixed_bytes, usable_bytes
-from .memory import host_lower_bound, lower_bound, memory_of
+from .memory import kept_bytes, lower_bound, memory_of
 from .sizes import Sizes
 
 EASY = 0.35  # a lower bound at this share of the memory or less cannot be so wrong that the run does not fit
@@ -73,13 +73,13 @@ def _bounds(
     if device.type != "cuda":
         available = _capacity(configs[0], device)
         place = f"in host memory, by arithmetic for {ranks_here} rank(s)"
-        bounds = [lower_bound(cfg, sizes, world_size) + host_lower_bound(cfg, sizes) for cfg in configs]
+        bounds = [lower_bound(cfg, sizes, world_size) + _offloaded(cfg, sizes) for cfg in configs]
         return [Need(cfg, ranks_here * need, available, place) for cfg, need in zip(configs, bounds, strict=True)]
     needs, usable = [], usable_bytes(_capacity(configs[0], device))
     for cfg in configs:
         bound = fixed_bytes(world_size) + lower_bound(cfg, sizes, world_size)
         needs.append(Need(cfg, bound, usable, "on the GPU, by arithmetic"))
-        needs.append(_host_need(cfg, host_lower_bound(cfg, sizes), ranks_here))
+        needs.append(_host_need(cfg, _offloaded(cfg, sizes), ranks_here))
     return needs
 
 
@@ -93,6 +93,10 @@ def _traced(
             needs.append(Need(cfg, memory.total, memory.usable, "on the GPU, by a trace of the step"))
             needs.append(_host_need(cfg, sum(memory.host.values()), ranks_here))
     return needs
+
+
+def _offloaded(cfg: Config, sizes: Sizes) -> float:
+    return kept_bytes(cfg, sizes) if cfg.memory.offloads else 0.0
 
 
 def _host_need(cfg: Config, per_rank: float, ranks_here: int) -> Need:

@@ -106,17 +106,20 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
 def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:
     """Bytes per rank that a step of `cfg` needs at least: sharded state, kept inputs of blocks, one block's tensors.
 
-    Costs nothing, and is right to within a factor of two: enough to tell a run that cannot fit, or that easily does.
+    Costs nothing, and is right to within a factor of three: enough to tell a run that cannot fit, or that easily does.
     """
     width = 2 if cfg.model.dtype == "bfloat16" else 4
     tokens = cfg.train.micro_batch_size * cfg.data.seq_len / cfg.parallel.context
-    kept = 0.0 if cfg.memory.offloads else _kept(cfg, sizes)
-    intermediate = 0.0 if cfg.memory.tiled_mlp else sizes.mlp / (3 * sizes.layers * sizes.hidden)
+    kept = 0.0 if cfg.memory.offloads else kept_bytes(cfg, sizes)
+    block = 0.0 if cfg.memory.recompute == "none" else _block_width(cfg, sizes) * width * tokens
     logits = 8.0 * sizes.vocab * tokens if cfg.memory.loss == "full" else 0.0
-    moving = kept + max(3 * intermediate * width * tokens, logits)
+    hidden = 2.0 * sizes.hidden * width * tokens  # of the last block, and its gradient
+    moving = kept + hidden + max(block, logits)
     if cfg.engine.name == "deepspeed":
         device, _ = zero_state(cfg, sizes, world_size)
-        return device.get(WEIGHTS, 0.0) + device.get(OPTIMIZER, 0.0) + max(device.get(GRADIENTS, 0.0), moving)
+        gradients = device.pop(GRADIENTS, 0.0)
+        return sum(device.values()) - device.get(COMMUNICATION, 0.0) + max(gradients, moving)
+    moving += width * (sizes.block + sizes.head)  # gathered
     if cfg.engine.offload == "all":
         return moving
     count = sizes.parameters * cfg.parallel.replicate / world_size
@@ -127,18 +130,19 @@ def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:
     return held + (gradients + moving if accumulation_steps(cfg, world_size) > 1 else max(gradients, moving))
 
 
-def host_lower_bound(cfg: Config, sizes: Sizes) -> float:
-    """Bytes of activations per rank that offloading keeps in host memory at least."""
-    return _kept(cfg, sizes) if cfg.memory.offloads else 0.0
-
-
-def _kept(cfg: Config, sizes: Sizes) -> float:
-    """Bytes that all blocks keep for backward, at least."""
+def kept_bytes(cfg: Config, sizes: Sizes) -> float:
+    """Bytes per rank that all blocks keep for backward at least, wherever they are kept."""
     widths = {
-        "none": 2 * sizes.hidden + 3 * sizes.attention_width,  # the inputs of attention's and of the MLP's products
+        "none": _block_width(cfg, sizes),
         "full": sizes.hidden,
         "attention": sizes.hidden + sizes.attention_width,
     }
     tokens = cfg.train.micro_batch_size * cfg.data.seq_len / cfg.parallel.context
     width = 2 if cfg.model.dtype == "bfloat16" else 4
     return float(widths[cfg.memory.recompute] * width * tokens * sizes.layers)
+
+
+def _block_width(cfg: Config, sizes: Sizes) -> float:
+    """Elements per token that the backward of one block reads at least: of norms, attention and MLP."""
+    intermediates = 0.0 if cfg.memory.tiled_mlp else sizes.mlp / (sizes.layers * sizes.hidden)
+    return 4 * sizes.hidden + 2 * sizes.attention_width + intermediates
