@@ -126,7 +126,7 @@ def test_checkpoint_saves_its_input_through_hooks_around_it_and_nothing_else() -
     with saved_tensors_hooks(pack, lambda packed: packed):
         out = checkpoint(block, hidden, use_reentrant=False)
     out.sum().backward()
-    assert [t.data_ptr() for t in seen] == [hidden.data_ptr()]
+    assert [t.data_ptr() for t in seen if t.numel()] == [hidden.data_ptr()]  # older versions save an empty one too
 
 
 class Block(nn.Module):

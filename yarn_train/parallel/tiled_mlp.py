@@ -4,7 +4,8 @@ Two autograd functions, so that nothing runs three times under recomputation. ``
 MLP's input and its backward does all the work. ``_Forward`` follows: it runs the tiles without a graph, saves nothing,
 and hands the output's gradient on unchanged, which works because an MLP maps hidden states to hidden states. In a
 pre-norm block the input saved by ``_Backward`` is then the last tensor that autograd saves, so that a recomputed block
-stops before its MLP: the MLP's forward runs twice per step, once in forward and once, tile by tile, in backward.
+stops before its MLP: the MLP's forward runs twice per step, once in forward and once, tile by tile, in backward. (A
+norm behind the MLP, as in Gemma 2, saves its input: there the recomputation goes on and the forward runs three times.)
 """
 
 from __future__ import annotations
