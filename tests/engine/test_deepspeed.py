@@ -18,7 +18,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deepspeed_worker import EXACT, HALF, MIXED, RANKS, RESUMED, SKELETONS, STEPS, Case
-from support import child_env
+from safetensors.torch import load_file
+from support import child_env, metrics
 
 from yarn_train import config as schema
 from yarn_train.checkpoint.fragments import Fragment
@@ -210,3 +211,19 @@ def test_a_fragment_must_lie_within_its_tensor_and_computes_nothing() -> None:
         torch.add(fragment, 1)
     with pytest.raises(ValueError, match=r"3 elements|do not lie within"):
         Fragment(torch.arange(3.0), start=5, numel=7)
+
+
+def test_a_whole_run_gives_the_model_of_one_process_with_fsdp2(train, launch, tiny_args, tmp_path):
+    """Streamed weights, checkpoints, a stop, a resume on another number of ranks, export and its comparison."""
+    args = [*tiny_args, "model.dtype=float32"]
+    one = train(tmp_path / "one", *args, "train.micro_batch_size=4") / "01_s4"
+    zero = [*args, "engine.name=deepspeed", f"run.dir={tmp_path / 'zero'}"]
+    launch(*zero, "train.stop_after=4", ranks=2)
+    done = launch(*zero)
+    assert "WARNING" not in done.stdout + done.stderr
+    other = tmp_path / "zero/01_s4"
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        assert (a["step"], a["segments"]) == (b["step"], b["segments"])
+        assert (a["loss"], a["lr"], a["grad_norm"]) == pytest.approx((b["loss"], b["lr"], b["grad_norm"]), rel=1e-5)
+    weights = [load_file(run / "model/model.safetensors") for run in (one, other)]
+    assert max(errors(weights[1], weights[0]).values()) < 1e-5
