@@ -30,6 +30,7 @@ from yarn_train.model.weights import WeightFiles, parameters_on_meta
 from yarn_train.parallel import activation, fsdp
 from yarn_train.rope import hf as rope_hf
 
+LINEAR = torch.nn.functional.linear
 LAZY = "deepspeed" not in sys.modules  # everything of ours is imported by now
 ROWS, TOKENS, STEPS, HALF, RANKS, LR = 4, 13, 4, 2, 2, 1e-3
 OPTIM = {"lr": LR, "grad_clip": 0.5, "weight_decay": 0.1, "betas": [0.9, 0.95], "eps": 1e-8}
@@ -230,6 +231,7 @@ def main(out: Path, which: str) -> None:
         gc.collect()
         for case_found in found["runs"].values():
             case_found["freed"] = case_found.pop("module")() is None
+        found["linear restored"] = torch.nn.functional.linear is LINEAR
         found["fsdp2"] = fsdp2(runtime)
         found["skeleton"] = {name: skeleton({**EXACT, **MIXED}[name], runtime, out) for name in SKELETONS}
         found["not_finite"] = not_finite(MIXED["bf16 ZeRO-3"], runtime)

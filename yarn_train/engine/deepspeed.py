@@ -201,6 +201,10 @@ def _release(library: Any, zero: Any) -> None:
         for cached in inspect.getclosurevars(method).nonlocals.values():
             if hasattr(cached, "cache_clear"):
                 cached.cache_clear()
+    # Stage 3 replaces F.linear for the whole process; the original comes back with the last engine that needs that.
+    replaced = library.zero.partition_parameters.InsertPostInitMethodToModuleSubClasses
+    if hasattr(replaced, "linear_bk") and not offload.FWD_MODULE_STACK:
+        nn.functional.linear = replaced.linear_bk
 
 
 def _aliases(module: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, str]:
