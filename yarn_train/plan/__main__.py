@@ -46,7 +46,7 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
     target, sizes = Target.of(cfg), Sizes.of(base)
     with Tracer(base) as tracer:
         plans = plan_stages(stages, tracer, sizes, target)
-        data: dict[str, Any] = {"gpu": target.machine.name, "stages": [show.as_data(plan) for plan in plans]}
+        data: dict[str, Any] = {"gpu": target.machine.name, "stages": [show.as_data(plan, target) for plan in plans]}
         for plan in plans:
             say(*show.stage_lines(plan, target))
         whole = sum(plan.seconds for plan in plans)

@@ -36,12 +36,12 @@ def _ring(arguments: Sequence[Any]) -> tuple[int, int]:
 
 
 def _ring_backward(arguments: Sequence[Any]) -> tuple[int, int]:
-    """float32 sums of dQ and of three shards of dK, dV; two shards of K, V; one kernel call's gradients."""
+    """float32 dQ; two shards of K, V; float32 dK, dV: four shards at a pass, or three and a kernel call."""
     query, key = arguments[1], arguments[2]
     ranks = process_group(arguments[9]).size()
     shard, sums = 2 * key.nbytes, 2 * 4 * key.numel()
     call = _kernel_backward(query, key) + query.nbytes + shard
-    return 4 * query.numel() + 3 * sums + 2 * shard + call, (ranks - 1) * shard + ranks * sums
+    return 4 * query.numel() + 2 * shard + max(4 * sums, 3 * sums + call), (ranks - 1) * shard + ranks * sums
 
 
 def _all_to_all(arguments: Sequence[Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from .machines import GIB, RESERVE
 from .memory import FIXED
 
 TERA = 1e12
+SHOWN = 0.005 * GIB  # less is 0.00
 
 
 def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
@@ -27,7 +28,7 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
         f"{train.micro_batch_size} x {passes} accumulation x {ranks} data-parallel"
         + (f" (each {parallel.context} GPUs)" if parallel.context > 1 else "")
     )
-    yield from _memory_lines(plan.estimate)
+    yield from _memory_lines(plan.estimate, target)
     yield (
         f"  FLOPs      {time.model_flops / TERA:,.0f} T per step and GPU, {time.attention_share:.0%} of it attention "
         f"(causal); {time.hardware_flops / TERA:,.0f} T with recomputation"
@@ -43,7 +44,7 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
     yield f"  disk       {disk}, {plan.export / GIB:,.1f} GiB exported model"
 
 
-def _memory_lines(estimate: Estimate) -> Iterator[str]:
+def _memory_lines(estimate: Estimate, target: Target) -> Iterator[str]:
     memory = estimate.memory
     verdict = "FITS" if memory.fits else "DOES NOT FIT"
     yield (
@@ -51,7 +52,7 @@ def _memory_lines(estimate: Estimate) -> Iterator[str]:
         f"({memory.capacity / GIB:.1f} less {RESERVE:.0%}): {verdict}"
     )
     for category in (*CATEGORIES, FIXED):
-        if size := memory.device.get(category):
+        if (size := memory.device.get(category, 0.0)) >= SHOWN:
             note = "  (by arithmetic)" if category in memory.by_arithmetic else ""
             yield f"    {category:<18} {size / GIB:7.2f}{note}"
     yield f"    fullest in the {memory.part}"
@@ -59,7 +60,8 @@ def _memory_lines(estimate: Estimate) -> Iterator[str]:
         yield f"  REFUSED    memory.loss={estimate.cfg.memory.loss}: {estimate.refused}"
     if memory.host:
         whole, parts = sum(memory.host.values()), ", ".join(f"{k} {v / GIB:.1f}" for k, v in memory.host.items())
-        yield f"  host       {whole / GIB:.1f} GiB per GPU ({parts})"
+        node = min(target.gpus, target.gpus_per_node)
+        yield f"  host       {whole / GIB:.1f} GiB per GPU ({parts}), {node * whole / GIB:.0f} GiB per node of {node}"
 
 
 def advice_lines(advice: Sequence[Advice], now: Estimate) -> Iterator[str]:
@@ -74,12 +76,14 @@ def advice_lines(advice: Sequence[Advice], now: Estimate) -> Iterator[str]:
         )
 
 
-def as_data(plan: StagePlan) -> dict[str, Any]:
+def as_data(plan: StagePlan, target: Target) -> dict[str, Any]:
     """A stage for machines; bytes, seconds, FLOPs."""
     estimate = plan.estimate
+    node = min(target.gpus, target.gpus_per_node)
     return {
         "stage": plan.name,
         **_numbers(estimate),
+        "host_bytes_per_node": node * sum(estimate.memory.host.values()),
         "steps": estimate.cfg.train.steps,
         "total_seconds": plan.seconds,
         "checkpoint_bytes": plan.checkpoint,

@@ -74,6 +74,8 @@ def step_time(
     exposed = traced.sent.get(EXPOSED, 0) / _speed(machine, cfg.parallel.context, gpus_per_node)
     aside = (sum(traced.sent.values()) - traced.sent.get(EXPOSED, 0)) / across
     copied = 2.0 * max(moment.live.get(HOST, 0) for moment in traced.moments)
+    if cfg.engine.offload == "all":  # float32 shards in for forward and for backward, gradients out
+        copied += 12.0 * sizes.parameters * cfg.parallel.replicate / world_size
     return StepTime(
         model_flops=model * tokens,
         hardware_flops=work.total * tokens,
