@@ -52,7 +52,7 @@ def test_a_ring_passes_keys_values_and_float32_gradients(group: str, kv_heads: i
     held, sent = hidden_bytes("yarn_train::ring_attention_backward", backward)
     kernel, _ = hidden_bytes("yarn_train::attention_backward", backward)  # of a GPU
     measured = taken(ring_attention_backward, *backward)
-    assert 0.98 * measured <= held <= 1.02 * (measured + kernel)
+    assert 0.98 * measured <= held <= 1.06 * (measured + kernel)
     assert sent == k.nbytes + v.nbytes + 2 * (4 * k.numel() + 4 * v.numel())
 
 

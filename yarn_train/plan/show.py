@@ -38,6 +38,8 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
         f"{time.pointwise:.1f} + all-to-all {time.exposed:.1f} + optimizer {time.optimizer:.1f}; "
         f"beside it: transfers {time.hidden:.1f}"
     )
+    if cfg.model.dtype != "bfloat16":
+        yield f"             at the rates of bfloat16: {cfg.model.dtype} takes several times as long"
     yield f"  speed      {time.tokens_per_second:,.0f} tokens/s/GPU, causal MFU {time.mfu:.1%}"
     yield f"  total      {train.steps} steps, {tokens * train.steps:,} tokens, {plan.seconds / 3600:,.1f} h"
     disk = f"{plan.checkpoint / GIB:,.1f} GiB per checkpoint (x {cfg.checkpoint.keep} kept)"
