@@ -208,5 +208,7 @@ def test_the_reference_run_is_inside_of_what_its_users_report(full: Trace) -> No
 def test_links_are_slower_between_nodes_and_copies_can_be_what_a_step_waits_for(full: Trace) -> None:
     inside, across = (step_time(config(), full, SIZES, H100, 8, per_node) for per_node in (8, 4))
     assert across.hidden == pytest.approx(inside.hidden * H100.link / H100.network)
+    copies = step_time(config(parallel={"replicate": 2}), full, SIZES, H100, 8, 4)  # each on a node of its own
+    assert copies.hidden == pytest.approx(inside.hidden)
     slow = dataclasses.replace(H100, link=1e9)
     assert step_time(config(), full, SIZES, slow, 8, 8).seconds > 2 * inside.hidden

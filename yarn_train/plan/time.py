@@ -70,9 +70,9 @@ def step_time(
         sizes.matmul, again, sizes.layers, sizes.attention_width, cfg.data.seq_len, cfg.memory.recompute == "full"
     )
     model = flops_per_token(sizes.matmul, sizes.layers, sizes.attention_width, cfg.data.seq_len)
-    across = _speed(machine, world_size // cfg.parallel.replicate, gpus_per_node)
-    exposed = traced.sent.get(EXPOSED, 0) / _speed(machine, cfg.parallel.context, gpus_per_node)
-    aside = (sum(traced.sent.values()) - traced.sent.get(EXPOSED, 0)) / across
+    seconds = {name: size / _speed(cfg, name, machine, world_size, gpus_per_node) for name, size in traced.sent.items()}
+    exposed = seconds.pop(EXPOSED, 0.0)
+    aside = sum(seconds.values())
     copied = 2.0 * max(moment.live.get(HOST, 0) for moment in traced.moments)
     if cfg.engine.offload == "all":  # float32 shards in for forward and for backward, gradients out
         copied += 12.0 * sizes.parameters * cfg.parallel.replicate / world_size
@@ -92,8 +92,14 @@ def step_time(
     )
 
 
-def _speed(machine: Machine, ranks: int, gpus_per_node: int) -> float:
-    """Bytes/s of a group of so many neighbouring ranks."""
+def _speed(cfg: Config, operator: str, machine: Machine, world_size: int, gpus_per_node: int) -> float:
+    """Bytes/s among the ranks that an operator joins: on a node's links where all of them are on one."""
+    if operator.startswith(("all_to_all", "ring_")):
+        ranks = cfg.parallel.context
+    elif operator.startswith("allreduce"):  # of gradients, over the copies of the model
+        ranks = world_size
+    else:
+        ranks = world_size // cfg.parallel.replicate
     return LINK_SHARE * (machine.link if ranks <= gpus_per_node else machine.network)
 
 
