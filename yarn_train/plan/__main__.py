@@ -56,7 +56,7 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
         adviser = Adviser(worst.estimate.cfg, tracer, sizes, target)
         advice = adviser.faster(worst.estimate) if fits else adviser.to_fit()
         if advice:
-            say("faster, and fits too:" if fits else "to make it fit, cheapest first:")
+            say("faster, and fits too:" if fits else "to make it fit, cheapest in time first:")
             say(*show.advice_lines(advice, worst.estimate))
         elif not fits:
             say("no three changes make it fit")

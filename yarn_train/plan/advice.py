@@ -42,7 +42,7 @@ class Adviser:
         self.cfg, self.tracer, self.sizes, self.target = cfg, tracer, sizes, target
 
     def to_fit(self) -> list[Advice]:
-        """Changes after which it fits, cheapest in GPU time first; none when no three of them are enough.
+        """Changes after which it fits: on these GPUs first, fastest first; none when no three of them are enough.
 
         Chunked logits cost nothing, so where all are built, every other change comes on top of them.
         """
@@ -77,7 +77,7 @@ class Adviser:
                 wanted.append((change, changed))
         found = estimates([changed for _, changed in wanted], self.tracer, self.sizes, self.target)
         fitting = [Advice(change, e) for (change, _), e in zip(wanted, found, strict=True) if e.runs]
-        return sorted(fitting, key=lambda advice: advice.estimate.gpu_seconds)
+        return sorted(fitting, key=lambda advice: (advice.estimate.gpus, advice.estimate.time.seconds))
 
     def _may_fit(self, cfg: Config, gpus: int) -> bool:
         return lower_bound(cfg, self.sizes, gpus) + fixed_bytes(gpus) <= usable_bytes(self.target.memory)

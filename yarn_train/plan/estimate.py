@@ -51,11 +51,6 @@ class Estimate:
         """Whether training would start and stay within memory."""
         return self.memory.fits and self.refused is None
 
-    @property
-    def gpu_seconds(self) -> float:
-        """What a step costs, whatever it runs on."""
-        return self.time.seconds * self.gpus
-
 
 @dataclass(frozen=True)
 class StagePlan:
