@@ -24,10 +24,11 @@ def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype, cfg: E
         cfg: what is offloaded, whether blocks are resharded after their forward, and how far ahead they are gathered.
     """
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cfg.offload == "all" else OffloadPolicy()
-    reshard = cfg.reshard_after_forward and mesh.size(-1) > 1
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     blocks = [
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, offload_policy=offload)
+        fully_shard(
+            block, mesh=mesh, mp_policy=policy, reshard_after_forward=cfg.reshard_after_forward, offload_policy=offload
+        )
         for block in module.blocks
     ]
     top = MixedPrecisionPolicy(compute_dtype, torch.float32, torch.float32)

@@ -170,7 +170,7 @@ def _flat(nested: dict[str, Any]) -> list[str]:
 
 
 def _binding(key: str) -> bool:
-    return key not in FREE_ON_RESUME and not key.startswith("eval.")
+    return key not in FREE_ON_RESUME and not key.startswith(("eval.", "plan."))
 
 
 def _known(nested: dict[str, Any], key: str) -> bool:
