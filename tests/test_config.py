@@ -281,6 +281,7 @@ def test_parallel_sizes_that_do_not_are_refused(sizes: dict[str, int], world: in
         ),
         ({"engine": {"name": "deepspeed"}, "optim": {"state": "8bit"}}, "optim.state: got '8bit'"),
         ({"engine": {"offload": "optimizer"}, "optim": {"state": "bfloat16"}}, "engine.offload: got 'optimizer'"),
+        ({"engine": {"name": "deepspeed"}, "compile": {"enabled": True}}, "compile.enabled: got True; "),
         ({"parallel": {"replicate": 2}, "optim": {"state": "bfloat16"}}, "optim.state: got 'bfloat16'"),
         ({"memory": {"offload": True}}, "memory.offload: got True; "),
         ({"parallel": {"context": 4, "ulysses": 3}}, "parallel.ulysses: got 3; "),
@@ -297,7 +298,7 @@ def test_options_that_contradict_each_other_are_one_named_problem(options: dict[
 # ---- round trip ----
 
 CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "eval.source", "curriculum.stages"}
-CROSS_CHECKED |= {"engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
+CROSS_CHECKED |= {"compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
 PARTNERS: list[dict[str, Any]] = [
     {"engine": {"offload": "optimizer"}, "parallel": {"context": 6, "ulysses": 3}},
     {"engine": {"offload": "all", "prefetch": 3}, "optim": {"state": "8bit"}, "memory": {"activation": "offload"}},
@@ -420,4 +421,8 @@ def read_options(tree: ast.Module) -> set[str]:
 def test_every_option_is_read_somewhere() -> None:
     used = set().union(*map(read_options, sources()))
     used |= set(re.findall(r"\$\{(\w+\.\w+)\}", (ROOT / "conf" / "config.yaml").read_text()))
+    for section, cls in schema.SECTIONS.items():  # a property that is read reads its fields
+        for name, member in vars(cls).items():
+            if isinstance(member, property) and f"{section}.{name}" in used:
+                used |= {f"{section}.{field}" for field in member.fget.__code__.co_names}
     assert sorted(set(schema.keys()) - used) == []

@@ -19,7 +19,7 @@ from .engine.deepspeed import missing as deepspeed_missing
 from .errors import ConfigError, YarnTrainError, problem
 from .eval import suite
 from .model.attention import choose_kernel
-from .model.load import DTYPES, load_config, unsupported
+from .model.load import DTYPES, is_language_model, load_config, unsupported
 from .model.loss import loss_missing
 from .optim.adamw import missing as optim_missing
 from .parallel.context import context_problems
@@ -102,6 +102,9 @@ def check_run(stages: list[Stage]) -> PretrainedConfig:
     world_size = dist_runtime.world_size()
     base = load_config(stages[0].cfg.model.path)
     problems += unsupported(base)
+    problems += [p for p in rope_hf.check_base(base, stages[0].cfg.rope) if p not in problems]
+    if not is_language_model(base):
+        raise ConfigError(problems or problem("model.path", base.model_type, "causal language models", "use one"))
     for stage in stages:
         for check in (
             lambda s: schema.validate(s.cfg, world_size),

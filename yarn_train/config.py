@@ -58,7 +58,7 @@ class ModelConfig:
     )
     dtype: str = option(
         "bfloat16",
-        "compute dtype; master weights, gradients and optimizer state are always float32",
+        "compute dtype; what is stored between steps is float32 unless optim.state says otherwise",
         choices=("bfloat16", "float32"),
     )
     attention: str = option(
@@ -122,7 +122,8 @@ class OptimConfig:
     state: str = option(
         "float32",
         "bytes per parameter with its weights: float32: all of AdamW in float32, 12; 8bit: both moments in blocks of "
-        "8 bits, 6; bfloat16: weights and moments in bfloat16, rounded stochastically, 6 (the last two need torchao)",
+        "8 bits, 6; bfloat16: weights, moments and accumulated gradients in bfloat16, rounded stochastically, 6 "
+        "(the last two need torchao)",
         choices=("float32", "8bit", "bfloat16"),
     )
 
@@ -153,6 +154,11 @@ class EngineConfig:
     prefetch: int = option(
         1, "fsdp2 only: blocks gathered ahead of the one that computes, forward and backward", minimum=1
     )
+
+    @property
+    def stage(self) -> int:
+        """ZeRO stage of engine.name=deepspeed."""
+        return 3 if self.zero_stage is None else self.zero_stage
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,9 @@ class PlanConfig:
     )
     gpus: int = option(8, "python -m yarn_train.plan: GPUs of the whole run", minimum=1)
     gpus_per_node: int = option(8, "python -m yarn_train.plan: GPUs that share a machine's fast links", minimum=1)
-    memory_gib: float | None = option(None, "memory per GPU in GiB; null takes the device's, or plan.gpu's", above=0.0)
+    memory_gib: float | None = option(
+        None, "memory per GPU (on CPU: of the host) in GiB; null takes what is there, or plan.gpu's", above=0.0
+    )
     check: str = option(
         "refuse",
         "before weights load, a run that cannot fit its memory is: refuse: not started; warn: started with a warning; "
@@ -466,6 +474,9 @@ def _engine_checks(c: Config) -> list[str]:
     if deepspeed and c.optim.state != "float32":
         fix = "set engine.offload=optimizer to save memory, or engine.name=fsdp2"
         found.append(problem("optim.state", c.optim.state, "float32 for engine.name=deepspeed", fix))
+    if deepspeed and c.engine.stage == 3 and c.compile.enabled:
+        fix = "set compile.enabled=false, engine.zero_stage=1 or 2, or engine.name=fsdp2"
+        found.append(problem("compile.enabled", True, "false for ZeRO-3, whose hooks break every graph", fix))
     if c.optim.state == "bfloat16" and c.parallel.replicate > 1:
         fix = "set optim.state=8bit or float32: copies that round at random need not stay equal"
         found.append(problem("optim.state", "bfloat16", "float32 | 8bit for parallel.replicate > 1", fix))

@@ -21,6 +21,9 @@ class ConfigError(YarnTrainError):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         super().__init__(f"{count} problem{'s' if count != 1 else ''} in the configuration:\n{lines}")
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return ConfigError, (self.problems,)  # as it was made: an exception is pickled by its message otherwise
+
 
 class DataError(YarnTrainError):
     """A source, a document or a prepared folder is missing, unreadable or not what the run asked for."""

@@ -311,6 +311,7 @@ def flash_attn(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     spec = importlib.machinery.ModuleSpec("flash_attn", None) if request.param else None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.9.9")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
 @pytest.mark.parametrize("flash_attn", [False], indirect=True)
@@ -321,6 +322,18 @@ def test_a_gpu_without_flash_attn_falls_back_on_auto_and_says_what_to_install() 
     assert "pip install 'yarn-train[flash]'" in kernel.reason
     with pytest.raises(ConfigError, match="flash_attn package is not installed"):
         choose_kernel("flash_attention_2", CUDA, torch.bfloat16)
+
+
+@pytest.mark.parametrize("flash_attn", [True], indirect=True)
+@pytest.mark.usefixtures("flash_attn")
+def test_what_is_too_old_for_flash_attn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.7.4.post1")
+    with pytest.raises(ConfigError, match=r"flash_attn 2\.7\.4\.post1 is too old"):
+        choose_kernel("flash_attention_2", CUDA, torch.bfloat16)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.10.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert "Tesla T4 has less" in choose_kernel("auto", CUDA, torch.bfloat16).reason
 
 
 @pytest.mark.parametrize("flash_attn", [True], indirect=True)

@@ -92,6 +92,34 @@ def test_every_mismatch_is_named(tiny_model, kernel, tmp_path):
     assert not streamable(skeleton, str(tmp_path))
 
 
+def test_rotary_tables_of_old_checkpoints_are_left_alone(tiny_model, kernel, tmp_path):
+    weights = load_file(tiny_model / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+    save_file(weights, tmp_path / "model.safetensors")
+    skeleton = build_skeleton(load_config(str(tiny_model)), ROPE, kernel)
+    assert streamable(skeleton, str(tmp_path))
+    materialize(skeleton, CPU)
+    with WeightFiles(str(tmp_path)) as files:
+        fill(skeleton, files)
+    rope_hf.verify_tables(skeleton, rope_hf.table_for(load_config(str(tiny_model)), ROPE))
+
+
+@pytest.mark.parametrize("index", ["{", "{}"])
+def test_an_unreadable_index_is_one_clear_error(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ConfigError, match=r"index\.json.*copy or download"):
+        WeightFiles(str(tmp_path))
+
+
+@pytest.mark.parametrize("span", [(0, 7), (3, 29), (31, 32), (0, 0), (8, 96)])
+def test_elements_are_those_of_the_flattened_tensor(tmp_path, span):
+    tensor = torch.arange(96.0).view(12, 8)
+    save_file({"a": tensor, "v": torch.arange(96.0)}, tmp_path / "model.safetensors")
+    with WeightFiles(str(tmp_path)) as files:
+        assert torch.equal(files.elements("a", *span), tensor.flatten()[slice(*span)])
+        assert torch.equal(files.elements("v", *span), tensor.flatten()[slice(*span)])
+
+
 @pytest.mark.parametrize("content", [None, b"not safetensors"])
 def test_unreadable_weights_are_one_clear_error(tmp_path, content):
     if content is not None:

@@ -52,6 +52,21 @@ def test_moments_in_host_memory_survive_a_state_dict():
     assert other.state[model.weight]["step"].item() == 1
 
 
+def test_a_loaded_state_is_back_in_host_memory():
+    """Parameters on meta stand for those of a GPU: torch's own loading would put the moments beside them."""
+    model = nn.Linear(8, 8)
+    optimizer = build_adamw(model, OptimConfig(), host_moments=True)
+    model(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    elsewhere = build_adamw(nn.Linear(8, 8, device="meta"), OptimConfig(), host_moments=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # what torch's loading makes of the moments cannot be read back from meta: look at where they end up
+        patch.setattr(torch.Tensor, "copy_", lambda self, other: self)
+        elsewhere.load_state_dict(optimizer.state_dict())
+    devices = {state[key].device.type for state in elsewhere.state.values() for key in ("exp_avg", "exp_avg_sq")}
+    assert devices == {"cpu"}
+
+
 @pytest.mark.parametrize(("state", "dtype"), [("8bit", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_low_bit_states_follow_fp32(state, dtype):
     pytest.importorskip("torchao")

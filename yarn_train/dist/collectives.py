@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+PATIENCE = timedelta(hours=6)
 
 
 def sum_scalar(value: torch.Tensor) -> torch.Tensor:
@@ -28,6 +32,18 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if dist.get_world_size() > 1:
         dist.barrier()
+
+
+def wait_for_main() -> None:
+    """Wait until every rank is here, for hours if need be: rank 0 writes, reads back and compares a large model."""
+    if dist.get_world_size() > 1:
+        dist.barrier(group=_patient_group(dist.group.WORLD))
+
+
+@lru_cache(maxsize=1)
+def _patient_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """On gloo, where nothing but this wait uses it; other groups keep their short timeouts."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def from_main(value: Any) -> Any:

@@ -32,7 +32,7 @@ from ..model.load import DTYPES
 from ..model.weights import WeightFiles
 from ..optim.adamw import parameter_groups, set_lr
 from .deepspeed_gradients import full_gradients
-from .deepspeed_settings import settings, unsupported, zero_stage
+from .deepspeed_settings import settings, unsupported
 from .deepspeed_shards import MOMENTS, Shard, materialize_moments, refresh_compute_weights, shards
 from .fsdp2 import PREFIX
 
@@ -40,7 +40,7 @@ Read = Callable[[str, int, int], Tensor]
 
 
 class DeepSpeedEngine:
-    """`module` is whole and in fp32 on every rank; see :class:`engine.base.Engine` for the methods.
+    """`module` is whole and in fp32 on every rank, or on meta; see :class:`engine.base.Engine` for the methods.
 
     All ranks form one ZeRO group, those that share a sequence included: their gradients are summed too.
     """
@@ -49,7 +49,7 @@ class DeepSpeedEngine:
         if problems := missing(cfg):
             raise ConfigError(problems)
         library = _library()
-        self.stage = zero_stage(cfg)
+        self.stage = cfg.engine.stage
         self.world_size = mesh.device_mesh.size()
         self.max_norm = cfg.optim.grad_clip
         self._named = dict(module.named_parameters())

@@ -17,14 +17,9 @@ UPDATE_ELEMENTS = 100_000_000  # stage 3: parameters updated at once; their grad
 PREFETCH_ELEMENTS = 50_000_000  # stage 3: parameters gathered ahead of the computation
 
 
-def zero_stage(cfg: Config) -> int:
-    """ZeRO stage, 0 to 3."""
-    return 3 if cfg.engine.zero_stage is None else cfg.engine.zero_stage
-
-
 def unsupported(cfg: Config) -> list[str]:
     """Problems of options that DeepSpeed cannot honour exactly."""
-    if zero_stage(cfg) == 0 and cfg.model.dtype == "bfloat16":
+    if cfg.engine.stage == 0 and cfg.model.dtype == "bfloat16":
         fix = "set engine.zero_stage=1, or model.dtype=float32: stage 0 would add bfloat16 gradients in bfloat16"
         return [problem("engine.zero_stage", 0, "1 | 2 | 3 for model.dtype=bfloat16", fix)]
     return []
@@ -42,7 +37,7 @@ def settings(cfg: Config, largest_vector: int) -> dict[str, Any]:
     """
     if problems := unsupported(cfg):
         raise ConfigError(problems)
-    stage = zero_stage(cfg)
+    stage = cfg.engine.stage
     return {
         # Only names for DeepSpeed's own statistics: our loop forms the batches and says when to step.
         "train_micro_batch_size_per_gpu": 1,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -12,7 +14,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
 
 from ..config import Config
 from ..dist.mesh import Mesh
@@ -32,6 +33,7 @@ class FSDP2Engine:
         materialize(module, torch.device(home))
         self.optimizer = build_adamw(module, cfg.optim, host_moments=cfg.engine.offload == "optimizer")
         self.max_norm = cfg.optim.grad_clip
+        self.shards = mesh.sharding.get_group(mesh.sharding.ndim - 1)  # the ranks of one copy
 
     def read_weights(self, files: WeightFiles) -> None:
         fill(self.module.model, files)
@@ -40,24 +42,46 @@ class FSDP2Engine:
         (loss_sum / global_tokens).backward()
 
     def step(self, lr: float) -> torch.Tensor:
-        norm = clip_grad_norm_(self.module.parameters(), self.max_norm)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        gradients = [local(p.grad) for p in self.module.parameters() if p.grad is not None]
+        norm = global_norm(gradients, self.shards)
+        torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def state_dict(self) -> dict[str, Any]:
+        """Without the optimizer's options: those come from the configuration, and differ between its variants."""
         model, optimizer = get_state_dict(self.module, self.optimizer)
-        return {"model": model, "optimizer": optimizer}
+        return {"model": model, "optimizer": optimizer["state"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        set_state_dict(
-            self.module, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-        )
+        _, optimizer = get_state_dict(self.module, self.optimizer)
+        loaded = {**optimizer, "state": state["optimizer"]}
+        set_state_dict(self.module, self.optimizer, model_state_dict=state["model"], optim_state_dict=loaded)
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.module, options=options)
         return {n.removeprefix(PREFIX): tensor for n, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def global_norm(shards: Sequence[torch.Tensor], group: dist.ProcessGroup) -> torch.Tensor:
+    """L2 norm, fp32 scalar, of tensors whose `shards` the ranks of `group` hold; collective.
+
+    On the CPU each shard is summed in fp64: torch's fp32 norm there adds up in one long row and reads 0.3 % too little
+    at 45 M elements. On GPUs it adds up in a tree.
+    """
+    squares = [
+        torch.linalg.vector_norm(s, dtype=torch.float64 if s.device.type == "cpu" else torch.float32).double().square()
+        for s in shards
+    ]
+    total = torch.stack(squares).sum()
+    dist.all_reduce(total, group=group)
+    return total.sqrt().float()

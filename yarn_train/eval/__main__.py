@@ -15,7 +15,9 @@ from .. import config as schema
 from ..data.tokenize import load_tokenizer
 from ..dist import runtime as dist_runtime
 from ..errors import ConfigError, problem
-from ..model.load import load_config, unsupported
+from ..model.attention import choose_kernel
+from ..model.load import DTYPES, is_language_model, load_config, unsupported
+from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
 from . import suite
 
@@ -31,8 +33,16 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
         raise ConfigError(problem("eval", "none", "perplexity", "leave eval=none out"))
     base = load_config(cfg.model.path)
     problems = unsupported(base)
+    if not is_language_model(base):
+        raise ConfigError(problems or problem("model.path", base.model_type, "causal language models", "use one"))
+    problems += context_problems(cfg.parallel, base)
+    world_size = dist_runtime.world_size()
+    if world_size % cfg.parallel.context:
+        allowed = f"a divisor of the number of ranks ({world_size})"
+        problems.append(problem("parallel.context", cfg.parallel.context, allowed, "start another number of ranks"))
     if problems:
         raise ConfigError(problems)
+    choose_kernel(cfg.model.attention, dist_runtime.device(), DTYPES[cfg.model.dtype])
     method, factor = rope_hf.method_of(base)
     length = rope_hf.pretrained_length(base)
     if length is None and not cfg.eval.windows:

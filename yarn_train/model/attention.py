@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ FLASH_ATTENTION_2 = "yarn_train_fa2"
 
 # (query, key, value, scale, documents) -> output [B, H, S, D]
 Attend = Callable[[Tensor, Tensor, Tensor, float, Documents | None], Tensor]
+
+
+FLASH_ATTN, AMPERE = (2, 8), (8, 0)  # versions of the package and of GPUs that its kernels need
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str |
         return f"it needs bfloat16 or float16 and the compute dtype is {dtype}; set model.dtype=bfloat16"
     if importlib.util.find_spec("flash_attn") is None:
         return "the flash_attn package is not installed; pip install 'yarn-train[flash]'"
+    version = importlib.metadata.version("flash_attn")
+    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < FLASH_ATTN:
+        return f"flash_attn {version} is too old, 2.8 is needed; pip install 'yarn-train[flash]'"
+    if torch.cuda.get_device_capability(device) < AMPERE:
+        return f"it needs compute capability 8.0 and {torch.cuda.get_device_name(device)} has less"
     return None
 
 

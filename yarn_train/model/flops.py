@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 # Dense bf16 tensor-core peak in FLOP/s, from the vendor's data sheets (without sparsity).
 # A name matches when the device's name has all of its words; the first match counts, so the slower variants come first.
@@ -66,6 +67,11 @@ def hardware_work(
         attention_forward=attention * (2.0 if attention_again else 1.0),
         attention_backward=2.5 * attention,
     )
+
+
+def head_dim(config: PretrainedConfig) -> int:
+    """Width of one attention head; many configs leave it to hidden_size / heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def peak_flops(device: torch.device) -> float | None:

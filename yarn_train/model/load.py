@@ -36,6 +36,13 @@ def load_config(path: str) -> PretrainedConfig:
         ) from error
 
 
+def is_language_model(config: PretrainedConfig) -> bool:
+    """Whether the config has the numbers that every check of a decoder needs; vision and multi-tower ones lack some."""
+    return all(
+        hasattr(config, key) for key in ("vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers")
+    )
+
+
 def unsupported(config: PretrainedConfig) -> list[str]:
     """Problems of an architecture whose head does more than a matrix product, which the losses would not see."""
     found = []

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..data.batch import IGNORE_INDEX
 from ..errors import ConfigError, problem
 
-IGNORE_INDEX = -100
 CPU_CHUNK_LOGITS = 2**22  # 16 MiB of fp32 logits: stays in a CPU's last-level cache
 GPU_CHUNK_LOGITS = 2**27  # 512 MiB of fp32 logits: large enough to keep a GPU's matrix units busy
 MIN_CHUNK_TOKENS = 128

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, list_repo_files
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from ..errors import ConfigError, problem
 
-INDEX = "model.safetensors.index.json"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+CONSTANT = re.compile(r"rotary_emb\.inv_freq$")  # old checkpoints hold it; models compute it, as transformers says too
 
 
 @contextmanager
@@ -136,7 +138,7 @@ def mismatches(module: nn.Module, files: WeightFiles) -> list[str]:
     """What keeps `files` from filling `module` name by name: tensors missing, unknown, or of another shape."""
     names = dict(_sources(module, files))
     wrong = [f"missing {owner}" for owner, source in names.items() if source is None]
-    wrong += [f"unexpected {n}" for n in sorted(files.names - set(module.state_dict()))]
+    wrong += [f"unexpected {n}" for n in sorted(files.names - set(module.state_dict())) if not CONSTANT.search(n)]
     tensors = _tensors(module)
     for owner, source in names.items():
         if source is not None and files.shape(source) != tuple(tensors[owner].shape):
@@ -193,8 +195,15 @@ def _sources(module: nn.Module, files: WeightFiles) -> Iterator[tuple[str, str |
 
 
 def _download(path: str) -> Path:
+    """The hub's folder with the files that its index names, and nothing else."""
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.safetensors", INDEX]))
+        files = list_repo_files(path)
+        wanted = (
+            sorted(set(_weight_map(Path(hf_hub_download(path, INDEX)), path).values())) if INDEX in files else [SINGLE]
+        )
+        return {Path(hf_hub_download(path, file)).parent for file in wanted}.pop()
+    except ConfigError:
+        raise
     except Exception as error:  # the hub client raises a dozen unrelated types
         first = str(error).strip().splitlines()[0]
         raise ConfigError(problem("weights", path, "a folder, or a hub id this machine can reach", first)) from error
@@ -203,14 +212,22 @@ def _download(path: str) -> Path:
 def _index(folder: Path, path: str) -> dict[str, str]:
     """Tensor name -> file name."""
     if (folder / INDEX).is_file():
-        mapping: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
-        return mapping
-    if (folder / "model.safetensors").is_file():
+        return _weight_map(folder / INDEX, path)
+    if (folder / SINGLE).is_file():
         try:
-            with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
-                return dict.fromkeys(file.keys(), "model.safetensors")
+            with safe_open(str(folder / SINGLE), framework="pt") as file:
+                return dict.fromkeys(file.keys(), SINGLE)
         except (OSError, SafetensorError) as error:
-            fix = f"model.safetensors: {error}; copy or download it again"
+            fix = f"{SINGLE}: {error}; copy or download it again"
             raise ConfigError(problem("weights", path, "readable safetensors files", fix)) from error
     fix = "convert its weights with save_pretrained of a recent transformers"
-    raise ConfigError(problem("weights", path, "model.safetensors or its index", fix))
+    raise ConfigError(problem("weights", path, f"{SINGLE} or its index", fix))
+
+
+def _weight_map(index: Path, path: str) -> dict[str, str]:
+    try:
+        mapping: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError) as error:
+        fix = f"{INDEX}: {type(error).__name__}: {error}; copy or download it again"
+        raise ConfigError(problem("weights", path, "a readable index", fix)) from error
+    return mapping

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+
 
 class HostMomentsAdamW(Optimizer):
     """Decoupled weight decay as in ``torch.optim.AdamW``; state names and shapes are the same."""
@@ -40,6 +42,16 @@ class HostMomentsAdamW(Optimizer):
             self._update(p, group, *moments)
         if self._streams is not None:
             self._streams[1].synchronize()  # whoever reads the state next, a checkpoint say, must find it at home
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state; torch would move the moments to their parameters' device, for good."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            for key in MOMENTS & state.keys():
+                home = _host_zeros(p)
+                _local(home).copy_(_local(state[key]))
+                state[key] = home
 
     def _init_state(self, p: Tensor) -> None:
         self.state[p] = {

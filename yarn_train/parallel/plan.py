@@ -31,7 +31,7 @@ def parallelize(module: CausalLM, cfg: Config, mesh: Mesh) -> list[str]:
         require_compiler(mesh.device_type)
         for block in blocks:
             block.forward = torch.compile(block.forward)
-        done.append(f"torch.compile: {len(blocks)} blocks, one graph")
+        done.append(f"torch.compile: {len(blocks)} blocks")
     done += activation.apply(blocks, cfg.memory.recompute, Mover() if cfg.memory.offloads else None)
     if cfg.engine.name == "fsdp2":
         fsdp.shard(module, mesh.sharding, DTYPES[cfg.model.dtype], cfg.engine)
@@ -45,12 +45,12 @@ def _sharding_line(blocks: int, cfg: Config, mesh: Mesh) -> str:
     master = "bfloat16" if cfg.optim.state == "bfloat16" else "fp32"
     if cfg.engine.name == "deepspeed":
         sharded = {0: "nothing", 1: "optimizer state", 2: "optimizer state and gradients", 3: "everything"}
-        stage = 3 if cfg.engine.zero_stage is None else cfg.engine.zero_stage
-        what = f"DeepSpeed ZeRO-{stage}: {sharded[stage]} sharded over {ranks} rank(s)"
+        what = f"DeepSpeed ZeRO-{cfg.engine.stage}: {sharded[cfg.engine.stage]} sharded over {ranks} rank(s)"
     else:
         what = f"FSDP2: {blocks} blocks + root over {ranks} rank(s){copies}"
     offload = {"none": "", "optimizer": ", optimizer state in host memory", "all": ", parameters in host memory"}
-    compute = f"{master} master weights, {cfg.model.dtype} compute, fp32 gradient sum"
+    added = ", bfloat16 over micro-batches" if cfg.optim.state == "bfloat16" else ""
+    compute = f"{master} master weights, {cfg.model.dtype} compute, fp32 gradient sum{added}"
     return f"{what}, {compute}{offload[cfg.engine.offload]}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..config import Config, accumulation_steps
-from ..engine.deepspeed_settings import PREFETCH_ELEMENTS, REDUCE_ELEMENTS, zero_stage
+from ..engine.deepspeed_settings import PREFETCH_ELEMENTS, REDUCE_ELEMENTS
 from .ledger import COMMUNICATION, GRADIENTS, HOST, LOSS, OPTIMIZER, WEIGHTS
 from .machines import fixed_bytes, usable_bytes
 from .sizes import Sizes
@@ -56,15 +56,17 @@ def memory_of(cfg: Config, traced: Trace, sizes: Sizes, world_size: int, capacit
     """Memory of rank 0, on which no other rank holds more."""
     absent = off_device(cfg)
     peak = max(traced.moments, key=lambda moment: moment.total(absent))
-    live: dict[str, float] = dict(peak.live)
-    arithmetic = [FIXED]
+    arithmetic, shares = [FIXED], {}
     if cfg.memory.loss == "fused":
         arithmetic.append(LOSS)
     if cfg.optim.state == "8bit":
-        live[OPTIMIZER] = live.get(OPTIMIZER, 0) * MOMENTS["8bit"] / MOMENTS["float32"]
         arithmetic.append(OPTIMIZER)
-    # Host buffers stay with the mover for the next step: the most that was ever in them counts.
-    host = {"activations": float(max(moment.live.get(HOST, 0) for moment in traced.moments))}
+        shares = {OPTIMIZER: MOMENTS["8bit"] / MOMENTS["float32"]}
+    live = {category: size * shares.get(category, 1) for category, size in peak.live.items()}
+    # The host's fullest instant is not the device's. Its buffers stay with the mover for the next step, and gradients
+    # are complete when the optimizer steps: the most that was ever there of each counts.
+    most = {c: shares.get(c, 1) * max(moment.live.get(c, 0) for moment in traced.moments) for c in absent}
+    host = {"activations": most.pop(HOST)}
     device = {category: size for category, size in live.items() if category not in absent and size}
     if cfg.engine.name == "deepspeed":
         state, away = zero_state(cfg, sizes, world_size)
@@ -72,7 +74,7 @@ def memory_of(cfg: Config, traced: Trace, sizes: Sizes, world_size: int, capacit
         device |= state
         host |= away
     else:
-        host |= {category: live.get(category, 0.0) for category in absent - {HOST}}
+        host |= most
     device[FIXED] = fixed_bytes(world_size)
     kept = {category: size for category, size in host.items() if size}
     return Memory(device, peak.part, capacity, kept, tuple(arithmetic))
@@ -84,7 +86,7 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
     Master weights and moments are float32 and gradients are reduced in float32; with a low-precision compute dtype
     there is a second copy of the weights in it.
     """
-    count, stage = sizes.parameters, zero_stage(cfg)
+    count, stage = sizes.parameters, cfg.engine.stage
     shared = {level: count / (world_size if stage >= level else 1) for level in (1, 2, 3)}
     low = 2.0 if cfg.model.dtype == "bfloat16" else 0.0
     weights, master = low * shared[3], 4.0 * shared[1]
@@ -101,6 +103,15 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
         away |= {WEIGHTS: weights, GRADIENTS: gradients}
         device |= {WEIGHTS: 0.0, GRADIENTS: 0.0}
     return {k: v for k, v in device.items() if v}, away
+
+
+def offloaded_state(cfg: Config, sizes: Sizes, world_size: int) -> float:
+    """Bytes per rank of weights, gradients and moments that ``engine.offload`` keeps in host memory."""
+    if cfg.engine.name == "deepspeed":
+        return sum(zero_state(cfg, sizes, world_size)[1].values())
+    master, moments = MASTER[cfg.optim.state], MOMENTS[cfg.optim.state]
+    widths = {"none": 0.0, "optimizer": moments, "all": master + master + moments}  # a gradient is as wide as a master
+    return widths[cfg.engine.offload] * sizes.parameters * cfg.parallel.replicate / world_size
 
 
 def lower_bound(cfg: Config, sizes: Sizes, world_size: int) -> float:

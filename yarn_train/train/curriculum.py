@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from ..checkpoint import hf_export
 from ..data.batch import unlabelled
-from ..dist.collectives import barrier
+from ..dist.collectives import barrier, wait_for_main
 from ..dist.runtime import Runtime, free_memory
 from ..model.load import DTYPES
 from ..rope import hf as rope_hf
@@ -96,5 +96,5 @@ def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: An
             probe_logits=logits,
             compute_dtype=DTYPES[stage.cfg.model.dtype],
         )
-    barrier()
+    wait_for_main()
     say(f"exported {stage.model_folder}: reloaded in plain transformers, same weights, RoPE table and logits")

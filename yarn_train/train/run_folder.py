@@ -18,7 +18,8 @@ import yaml
 from ..config import Config
 from ..errors import CheckpointError, ConfigError
 
-PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "hydra-core", "flash-attn", "deepspeed")
+PACKAGES = ["torch", "transformers", "datasets", "tokenizers", "hydra-core"]
+PACKAGES += ["flash-attn", "deepspeed", "liger-kernel", "torchao"]
 # Options that do not change what is computed, so a resumed stage may change them.
 FREE_ON_RESUME = {
     "run.name",

@@ -71,7 +71,6 @@ def build_trainer(
     )
     say(batch_line(stage, runtime.world_size, len(loader.segments)))
     config = module.model.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Trainer(
         cfg=cfg,
         runtime=runtime,
@@ -83,7 +82,7 @@ def build_trainer(
         sinks=_sinks(stage, runtime, state),
         state=state,
         flops_per_token=flops.flops_per_token(
-            matmul, config.num_hidden_layers, config.num_attention_heads * head_dim, cfg.data.seq_len
+            matmul, config.num_hidden_layers, config.num_attention_heads * flops.head_dim(config), cfg.data.seq_len
         ),
         peak_flops=flops.peak_flops(runtime.device),
     )
@@ -116,8 +115,10 @@ def build_engine(
     if cfg.optim.state == "bfloat16":
         for parameter in module.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
-    if not streams:
-        module.to("cpu" if cfg.engine.offload == "all" else device)
+    if weights is not None and not streams:
+        say("weights: renamed or merged by transformers while loading, so each rank holds all of them on the host")
+    if not streams and cfg.engine.name != "fsdp2" and cfg.engine.offload != "all":
+        module.to(device)  # FSDP2 moves one block at a time, when it shards it
     for line in parallelize(module, cfg, mesh):
         say(line)
     move_buffers(module, device)
