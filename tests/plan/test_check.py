@@ -24,11 +24,20 @@ TINY = LlamaConfig(
 )
 
 
-def config(seq_len: int = 65536, activation: str = "full", **plan: Any) -> Config:
+def config(
+    seq_len: int = 65536,
+    activation: str = "full",
+    engine: str = "fsdp2",
+    offload: str = "none",
+    state: str = "float32",
+    **plan: Any,
+) -> Config:
     return schema.build(
         {
             "rope": {"factor": 16.0, "original_max_position_embeddings": 4096},
             "data": {"seq_len": seq_len},
+            "engine": {"name": engine, "offload": offload},
+            "optim": {"state": state},
             "memory": {"activation": activation},
             "plan": plan,
         }
@@ -95,6 +104,45 @@ def test_what_is_offloaded_must_fit_the_host(llama: LlamaConfig, monkeypatch: py
     monkeypatch.setattr(check, "available_host_bytes", lambda: 100 * GIB)
     with pytest.raises(ConfigError, match=r"at least 128\.0 GiB of 100\.0 usable in host memory"):
         check_run_fits([config(activation="offload")], llama, GPU, world_size=8, ranks_here=8)
+
+
+@pytest.mark.usefixtures("no_trace", "h100")
+@pytest.mark.parametrize(
+    ("engine", "offload", "state", "width"),
+    [
+        ("fsdp2", "optimizer", "float32", 8),
+        ("fsdp2", "all", "float32", 16),
+        ("fsdp2", "all", "8bit", 4 + 4 + 2.03125),
+        ("fsdp2", "all", "bfloat16", 8),
+        ("deepspeed", "optimizer", "float32", 12),
+        ("deepspeed", "all", "float32", 18),
+    ],
+)
+def test_offloaded_state_must_fit_the_host_however_empty_the_gpu_is(
+    engine: str, offload: str, state: str, width: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes per parameter of Llama 2 70B, whose 8 shards are all on one host."""
+    monkeypatch.setattr(check, "available_host_bytes", lambda: 512 * GIB)
+    base, _ = architecture("meta-llama/Llama-2-70b-hf")
+    cfg = config(seq_len=2048, engine=engine, offload=offload, state=state)
+    need = rf"at least {width * 68_976_648_192 / GIB:.1f} GiB of 512\.0 usable in host memory, for what 8 rank"
+    with pytest.raises(ConfigError, match=need):
+        check_run_fits([cfg], base, GPU, world_size=8, ranks_here=8)
+
+
+@pytest.mark.usefixtures("no_trace")
+@pytest.mark.parametrize("engine", ["fsdp2", "deepspeed"])
+def test_on_the_cpu_offloaded_state_stays_in_the_same_memory(
+    engine: str, llama: LlamaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "available_host_bytes", lambda: 300 * GIB)
+    lines = {
+        check_run_fits([config(2048, engine=engine, offload=offload)], llama, CPU, world_size=2, ranks_here=2)
+        for offload in ("none", "optimizer", "all")
+    }
+    (line,) = lines
+    needed = float(line.removeprefix("memory: at least ").partition(" ")[0])
+    assert needed >= 16 * 6_738_415_616 / GIB
 
 
 @pytest.mark.usefixtures("no_trace")

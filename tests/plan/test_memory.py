@@ -150,6 +150,23 @@ def test_state_in_host_memory_is_counted_there(full: Trace) -> None:
     assert books.OPTIMIZER in eight_bit.by_arithmetic
 
 
+def test_the_host_holds_all_gradients_though_the_device_is_fullest_before_they_exist() -> None:
+    """One micro-batch per step, its activations the most there is on the device."""
+    base = LlamaConfig(
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        vocab_size=320,
+        max_position_embeddings=4096,
+    )
+    options = {"engine": {"offload": "all"}, "memory": {"activation": "none"}, "train": {"global_batch_size": 8}}
+    cfg = config(**options, data={"seq_len": 1024})
+    sizes = Sizes.of(base)
+    host = memory_of(cfg, trace(cfg, base, 8), sizes, 8, H100.memory).host
+    assert sum(host.values()) == pytest.approx(16 * sizes.parameters / 8, rel=0.01)
+
+
 GRID = [
     {"memory": {"activation": activation, "loss": loss}, "engine": {"offload": offload}}
     for activation, loss, offload in [

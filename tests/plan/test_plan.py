@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from yarn_train.errors import ConfigError
 from yarn_train.plan.__main__ import DOES_NOT_FIT, plan_run
@@ -82,3 +83,16 @@ def test_wrong_options_are_refused_all_at_once(plan: Plan) -> None:
         plan("experiment=yarn_llama2_7b_64k", "plan.gpus=48", "parallel.context=16", "parallel.context_method=ulysses")
     text = str(error.value)
     assert "train.global_batch_size" in text or "parallel" in text
+
+
+@pytest.mark.parametrize("kind", ["vit", "gemma3", "mistral3"])
+def test_a_base_that_is_no_language_model_is_refused_with_all_else_that_is_wrong(
+    plan: Plan, kind: str, tmp_path: Path
+) -> None:
+    """Such configs have no numbers of heads, words or layers to look at."""
+    AutoConfig.for_model(kind).save_pretrained(tmp_path / kind)
+    with pytest.raises(ConfigError) as error:
+        plan("experiment=yarn_llama2_7b_64k", f"model.path={tmp_path / kind}", "parallel.context=2", "plan.gpus=3")
+    first, *others = error.value.problems
+    assert first.startswith("model.path: ")
+    assert any(line.startswith("parallel: ") for line in others)

@@ -16,8 +16,8 @@ from transformers import PretrainedConfig
 
 from .. import cli
 from .. import config as schema
-from ..errors import ConfigError
-from ..model.load import unsupported
+from ..errors import ConfigError, problem
+from ..model.load import is_language_model, unsupported
 from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
 from ..stages import Stage, resolve
@@ -73,16 +73,21 @@ def check(stages: list[Stage], base: PretrainedConfig) -> None:
     Raises:
         ConfigError: listing all problems.
     """
-    problems = unsupported(base)
+    found = unsupported(base)
+    for stage in stages:
+        found += rope_hf.check_base(base, stage.cfg.rope)
+    language = is_language_model(base)
+    if not language and not found:
+        found.append(problem("model.path", base.model_type, "causal language models", "use another base"))
     for stage in stages:
         try:
             schema.validate(stage.cfg, stage.cfg.plan.gpus)
         except ConfigError as error:
-            problems += [p for p in error.problems if p not in problems]
-        found = [*context_problems(stage.cfg.parallel, base), *rope_hf.check_base(base, stage.cfg.rope)]
-        problems += [p for p in found if p not in problems]
-    if problems:
-        raise ConfigError(problems)
+            found += error.problems
+        if language:  # others have no heads to share
+            found += context_problems(stage.cfg.parallel, base)
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
 
 
 def say(*lines: str) -> None:

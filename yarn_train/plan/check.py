@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..config import Config
 from ..errors import ConfigError, problem
 from .jobs import Tracer
 from .machines import GIB, fixed_bytes, usable_bytes
-from .memory import kept_bytes, lower_bound, memory_of
+from .memory import kept_bytes, lower_bound, memory_of, offloaded_state
 from .sizes import Sizes
 
 EASY = 0.35  # a lower bound at this share of the memory or less cannot be so wrong that the run does not fit
@@ -73,13 +74,14 @@ def _bounds(
     if device.type != "cuda":
         available = _capacity(configs[0], device)
         place = f"in host memory, by arithmetic for {ranks_here} rank(s)"
-        bounds = [lower_bound(cfg, sizes, world_size) + _offloaded(cfg, sizes) for cfg in configs]
+        bounds = [lower_bound(_with_state(cfg), sizes, world_size) + _kept_away(cfg, sizes) for cfg in configs]
         return [Need(cfg, ranks_here * need, available, place) for cfg, need in zip(configs, bounds, strict=True)]
     needs, usable = [], usable_bytes(_capacity(configs[0], device))
     for cfg in configs:
         bound = fixed_bytes(world_size) + lower_bound(cfg, sizes, world_size)
         needs.append(Need(cfg, bound, usable, "on the GPU, by arithmetic"))
-        needs.append(_host_need(cfg, _offloaded(cfg, sizes), ranks_here))
+        away = _kept_away(cfg, sizes) + offloaded_state(cfg, sizes, world_size)
+        needs.append(_host_need(cfg, away, ranks_here))
     return needs
 
 
@@ -95,8 +97,14 @@ def _traced(
     return needs
 
 
-def _offloaded(cfg: Config, sizes: Sizes) -> float:
+def _kept_away(cfg: Config, sizes: Sizes) -> float:
+    """Bytes of activations per rank that are kept in host memory."""
     return kept_bytes(cfg, sizes) if cfg.memory.offloads else 0.0
+
+
+def _with_state(cfg: Config) -> Config:
+    """`cfg` with its state on the device: where that is the CPU, offloaded state stays in the same memory."""
+    return dataclasses.replace(cfg, engine=dataclasses.replace(cfg.engine, offload="none"))
 
 
 def _host_need(cfg: Config, per_rank: float, ranks_here: int) -> Need:

@@ -40,7 +40,6 @@ class Sizes:
             module = CausalLM(AutoModelForCausalLM.from_config(copy.deepcopy(base)))
         mlps = [mlp for block in module.blocks if (mlp := getattr(block, "mlp", None)) is not None]
         head = module.model.get_output_embeddings()
-        head_dim = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
         return cls(
             parameters=sum(p.numel() for p in module.parameters()),
             block=max(sum(p.numel() for p in block.parameters()) for block in module.blocks),
@@ -50,5 +49,5 @@ class Sizes:
             layers=base.num_hidden_layers,
             hidden=base.hidden_size,
             vocab=head.weight.shape[0],
-            attention_width=base.num_attention_heads * head_dim,
+            attention_width=base.num_attention_heads * flops.head_dim(base),
         )
