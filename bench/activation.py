@@ -92,12 +92,12 @@ def main() -> None:
     """Measure every policy and print them against full recomputation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--heads", type=int, default=16, help="query heads of 64 dimensions")
     parser.add_argument("--kv-heads", type=int, default=16)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=["none", "full", "attention", "offload"])
     given = parser.parse_args()
     if "full" not in given.policies:
         parser.error("--policies needs full, which the others are compared with")
