@@ -128,6 +128,27 @@ def test_unreadable_weights_are_one_clear_error(tmp_path, content):
         pass
 
 
+@pytest.mark.parametrize("files", [{"model.safetensors": None}, {"a.safetensors": 0, "b.safetensors": 1}])
+def test_a_hub_id_is_read_from_the_cache_of_a_machine_that_is_offline(tmp_path, monkeypatch, files):
+    snapshot = tmp_path / "models--some--model/snapshots/0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--some--model/refs").mkdir()
+    (tmp_path / "models--some--model/refs/main").write_text(snapshot.name)
+    for number, name in enumerate(files):
+        save_file({f"tensor{number}": torch.full((2,), float(number))}, snapshot / name)
+    if len(files) > 1:
+        names = {f"tensor{number}": name for number, name in enumerate(files)}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with WeightFiles("some/model") as weights:
+        assert {name: weights.whole(name)[0].item() for name in weights.names} == {
+            f"tensor{number}": number for number in range(len(files))
+        }
+    with pytest.raises(ConfigError, match=r"weights: got 'other/model'"):
+        WeightFiles("other/model")
+
+
 def test_a_file_that_the_index_names_and_nobody_has(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     with WeightFiles(str(tmp_path)) as files, pytest.raises(ConfigError, match=r"gone\.safetensors"):

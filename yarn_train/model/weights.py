@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
@@ -195,12 +196,12 @@ def _sources(module: nn.Module, files: WeightFiles) -> Iterator[tuple[str, str |
 
 
 def _download(path: str) -> Path:
-    """The hub's folder with the files that its index names, and nothing else."""
+    """The hub's folder, or its cached copy, with the files that its index names and nothing else."""
     try:
-        files = list_repo_files(path)
-        wanted = (
-            sorted(set(_weight_map(Path(hf_hub_download(path, INDEX)), path).values())) if INDEX in files else [SINGLE]
-        )
+        try:
+            wanted = set(_weight_map(Path(hf_hub_download(path, INDEX)), path).values())
+        except EntryNotFoundError:  # not there, or not in the cache of a machine that is offline
+            wanted = {SINGLE}
         return {Path(hf_hub_download(path, file)).parent for file in wanted}.pop()
     except ConfigError:
         raise
