@@ -114,7 +114,7 @@ def test_what_is_offloaded_must_fit_the_host(llama: LlamaConfig, monkeypatch: py
         ("fsdp2", "all", "float32", 16),
         ("fsdp2", "all", "8bit", 4 + 4 + 2.03125),
         ("fsdp2", "all", "bfloat16", 8),
-        ("deepspeed", "optimizer", "float32", 12),
+        ("deepspeed", "optimizer", "float32", 16),
         ("deepspeed", "all", "float32", 18),
     ],
 )

@@ -111,7 +111,9 @@ def test_full_logits_cost_twelve_bytes_per_token_and_word(llama: LlamaConfig) ->
         (1, "none", 2 + 4 + (4 + 8) / 8, 0.0),
         (2, "none", 2 + 4 / 8 + (4 + 8) / 8, 0.0),
         (3, "none", (2 + 4 + 4 + 8) / 8, 0.0),
-        (2, "optimizer", 2 + 4 / 8, (4 + 8) / 8),
+        (1, "optimizer", 2 + 4, (4 + 4 + 8) / 8),
+        (2, "optimizer", 2, (4 + 4 + 8) / 8),
+        (3, "optimizer", 2 / 8, (4 + 4 + 8) / 8),
         (3, "all", 0.0, (2 + 4 + 4 + 8) / 8),
     ],
 )

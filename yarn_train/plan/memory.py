@@ -97,11 +97,12 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
     device = {WEIGHTS: weights + master, GRADIENTS: gradients, OPTIMIZER: optimizer, COMMUNICATION: communication}
     if cfg.engine.offload == "none":
         return device, {}
-    away = {"master weights": master, OPTIMIZER: optimizer}
-    device |= {WEIGHTS: weights, OPTIMIZER: 0.0}
+    # The update runs on the host, so the gradients of a rank's own share go there with the state.
+    away = {"master weights": master, OPTIMIZER: optimizer, GRADIENTS: 4.0 * shared[1]}
+    device |= {WEIGHTS: weights, OPTIMIZER: 0.0, GRADIENTS: gradients if stage == 1 else 0.0}
     if cfg.engine.offload == "all":
-        away |= {WEIGHTS: weights, GRADIENTS: gradients}
-        device |= {WEIGHTS: 0.0, GRADIENTS: 0.0}
+        away |= {WEIGHTS: weights}
+        device |= {WEIGHTS: 0.0}
     return {k: v for k, v in device.items() if v}, away
 
 
