@@ -34,6 +34,12 @@ TINY = (
 )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu, wherever they stand, skip themselves on a machine without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., dict[str, Any]]:
     """compose("experiment=smoke", "rope.alpha=2") -> the plain nested dict train.py would get."""

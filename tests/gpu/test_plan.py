@@ -22,7 +22,7 @@ from yarn_train.plan.memory import memory_of
 from yarn_train.plan.sizes import Sizes
 from yarn_train.train.setup import build_engine, make_mesh
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+pytestmark = pytest.mark.gpu
 STEPS = 2  # the first makes the optimizer's state
 
 
@@ -35,19 +35,8 @@ STEPS = 2  # the first makes the optimizer's state
     ],
 )
 def test_the_predicted_peak_is_within_a_tenth_of_the_measured_one(
-    seq_len: int, memory: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    seq_len: int, memory: dict[str, Any], llama_1b: LlamaConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        vocab_size=128256,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-    )
     cfg = schema.build(
         {
             "rope": {"factor": 16.0},
@@ -56,22 +45,22 @@ def test_the_predicted_peak_is_within_a_tenth_of_the_measured_one(
             "train": {"global_batch_size": 2},
         }
     )
-    with Tracer(base) as tracer:
+    with Tracer(llama_1b) as tracer:
         (traced,) = tracer([(cfg, 1)])
-    planned = memory_of(cfg, traced, Sizes.of(base), 1, 80 * GIB).total - fixed_bytes(1)
-    measured = measured_peak(cfg, base)
+    planned = memory_of(cfg, traced, Sizes.of(llama_1b), 1, 80 * GIB).total - fixed_bytes(1)
+    measured = measured_peak(cfg, llama_1b)
     with capsys.disabled():
         print(f"\n{seq_len} {memory}: planned {planned / GIB:.2f} GiB, measured {measured / GIB:.2f} GiB")
     assert planned == pytest.approx(measured, rel=0.1)
 
 
-def measured_peak(cfg: schema.Config, base: LlamaConfig) -> float:
+def measured_peak(cfg: schema.Config, llama_1b: LlamaConfig) -> float:
     """Bytes that torch's allocator had given out at the fullest instant of the second step, two micro-batches long."""
     runtime = dist_runtime.start()
-    mesh = make_mesh(cfg, base, runtime)
+    mesh = make_mesh(cfg, llama_1b, runtime)
     kernel = ContextParallel(mesh).attention(choose_kernel("auto", runtime.device, torch.bfloat16))
-    engine, _ = build_engine(cfg, base, None, kernel, mesh, runtime.device, lambda line: None)
-    batch = make_batch(torch.randint(0, base.vocab_size, (1, cfg.data.seq_len))).to(runtime.device)
+    engine, _ = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device, lambda line: None)
+    batch = make_batch(torch.randint(0, llama_1b.vocab_size, (1, cfg.data.seq_len))).to(runtime.device)
     count = torch.tensor(2.0 * batch.num_valid, device=runtime.device)
     for _ in range(STEPS):
         torch.cuda.reset_peak_memory_stats()

@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
 from yarn_train import config as schema
 from yarn_train.data.batch import make_batch
@@ -18,29 +17,18 @@ from yarn_train.model.attention import choose_kernel
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.train.setup import build_engine, make_mesh
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+pytestmark = pytest.mark.gpu
 TOKENS = 65536
 
 
 @pytest.mark.parametrize("activation", ["full", "attention", "offload"])
-def test_a_64k_step_of_a_1b_model(activation, capsys):
-    base = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        vocab_size=128256,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-    )
+def test_a_64k_step_of_a_1b_model(activation, llama_1b, capsys):
     cfg = schema.build({"rope": {"factor": 16.0}, "memory": {"activation": activation}, "data": {"seq_len": TOKENS}})
     runtime = dist_runtime.start()
-    mesh = make_mesh(cfg, base, runtime)
+    mesh = make_mesh(cfg, llama_1b, runtime)
     kernel = ContextParallel(mesh).attention(choose_kernel("auto", runtime.device, torch.bfloat16))
-    engine, matmul = build_engine(cfg, base, None, kernel, mesh, runtime.device, lambda line: None)
-    batch = make_batch(torch.randint(0, base.vocab_size, (1, TOKENS))).to(runtime.device)
+    engine, matmul = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device, lambda line: None)
+    batch = make_batch(torch.randint(0, llama_1b.vocab_size, (1, TOKENS))).to(runtime.device)
     count = torch.tensor(float(batch.num_valid), device=runtime.device)
     seconds, losses = [], []
     for _ in range(3):
@@ -52,10 +40,10 @@ def test_a_64k_step_of_a_1b_model(activation, capsys):
         losses.append((loss / count).item())
         seconds.append(time.perf_counter() - started)
         assert math.isfinite(norm.item())
-    assert losses[0] == pytest.approx(math.log(base.vocab_size), rel=0.05)
+    assert losses[0] == pytest.approx(math.log(llama_1b.vocab_size), rel=0.05)
     assert losses[2] < losses[0]
     rate = TOKENS / seconds[-1]
-    per_token = flops.flops_per_token(matmul, base.num_hidden_layers, 32 * 64, TOKENS)
+    per_token = flops.flops_per_token(matmul, llama_1b.num_hidden_layers, 32 * 64, TOKENS)
     peak = torch.cuda.max_memory_allocated() / 2**30
     with capsys.disabled():
         used = mfu(rate, per_token, flops.peak_flops(runtime.device), 1)

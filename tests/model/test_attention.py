@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import opcheck
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -217,7 +218,7 @@ def operator_arguments() -> tuple[Any, ...]:
 
 
 def test_the_operator_keeps_what_torch_asks_of_operators() -> None:
-    torch.library.opcheck(attention, operator_arguments())
+    opcheck(attention, operator_arguments())
 
 
 def test_the_log_sum_exp_has_no_gradient_so_none_can_be_lost() -> None:

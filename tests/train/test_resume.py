@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support import child_env, course, launch_command, same_weights
+from support import child_env, course, launch_command, metrics, same_weights
 
 from yarn_train.checkpoint.manager import complete_checkpoints
+from yarn_train.errors import ConfigError
 
 
 def test_stopped_and_resumed_equals_uninterrupted(train, tiny_args, tmp_path):
@@ -86,3 +87,12 @@ def _kill_when(args: list[str], run: Path, condition) -> None:
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_the_way_out_that_the_memory_check_names_is_open_on_resume(train, tiny_args, tmp_path):
+    args = [*tiny_args, "train.steps=2", "schedule.warmup_steps=1", "checkpoint.every=1"]
+    train(tmp_path / "run", *args, "train.stop_after=1")
+    with pytest.raises(ConfigError, match=r"plan\.check=warn"):
+        train(tmp_path / "run", *args, "plan.memory_gib=0.0001")
+    train(tmp_path / "run", *args, "plan.memory_gib=0.0001", "plan.check=warn")
+    assert [row["step"] for row in metrics(tmp_path / "run/01_s4")] == [1, 2]
