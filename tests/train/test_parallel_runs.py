@@ -33,10 +33,10 @@ def test_a_context_parallel_run_trains_evaluates_and_resumes_like_one_process(la
     args = [a for a in tiny_args if a != "eval=none"]
     args += [*evaluation, "eval.baselines=false", "model.dtype=float32", "memory.activation=attention"]
     one = train(tmp_path / "one", *args)
-    shared = ["parallel.context=2", "parallel.context_method=ring"]
-    launch(*args, *shared, f"run.dir={tmp_path / 'two'}", "train.stop_after=4", ranks=2)
-    # From here on without: a sharded sequence is a matter of this moment, not of the checkpoint.
-    launch(*args, "parallel.context=2", f"run.dir={tmp_path / 'two'}", ranks=2)
+    here = ["parallel.context=2", f"run.dir={tmp_path / 'two'}"]
+    launch(*args, *here, "train.stop_after=4", ranks=2)  # Ulysses, as 2 divides the heads
+    # How a sequence is shared is a matter of the moment, not of the checkpoint; the evaluation runs on the ring too.
+    launch(*args, *here, "parallel.context_method=ring", ranks=2)
     for a, b in zip(course(one / "01_s4"), course(tmp_path / "two/01_s4"), strict=True):
         assert a[2] == pytest.approx(b[2], rel=1e-5)
         assert a[4] == pytest.approx(b[4], rel=1e-4)
