@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.library import opcheck
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -218,7 +217,7 @@ def operator_arguments() -> tuple[Any, ...]:
 
 
 def test_the_operator_keeps_what_torch_asks_of_operators() -> None:
-    opcheck(attention, operator_arguments())
+    library.opcheck(attention, operator_arguments())
 
 
 def test_the_log_sum_exp_has_no_gradient_so_none_can_be_lost() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.library import opcheck
+from torch import library
 
 from yarn_train.model.attention import attention
 from yarn_train.model.spans import Rectangle, flatten, rectangles
@@ -66,7 +66,7 @@ def test_a_ring_of_one_is_the_plain_operator(group: str) -> None:
 
 
 def test_the_operator_keeps_what_torch_asks_of_operators(group: str) -> None:
-    opcheck(ring_attention, arguments(group))
+    library.opcheck(ring_attention, arguments(group))
 
 
 def test_the_log_sum_exp_has_no_gradient_so_none_can_be_lost(group: str) -> None:

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._guards import TracingContext
-from torch.library import custom_op
 from transformers import AttentionInterface
 
 from ..errors import ConfigError, problem
@@ -86,7 +85,7 @@ def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str |
     return None
 
 
-@custom_op("yarn_train::attention", mutates_args=())
+@library.custom_op("yarn_train::attention", mutates_args=())
 def attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[int]) -> tuple[Tensor, Tensor]:
     """Attention over rectangles.
 
@@ -106,7 +105,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[in
     return fake_result(q)
 
 
-@custom_op("yarn_train::attention_backward", mutates_args=())
+@library.custom_op("yarn_train::attention_backward", mutates_args=())
 def attention_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 
 from ..model import kernels
 from ..model.attention import detached, fake_result
@@ -87,7 +86,7 @@ def spans_for(rank: int, source: int, ring: int, local: int, starts: list[int]) 
     return rectangles(layout.ring_runs(length, rank), layout.ring_runs(length, source), starts)
 
 
-@custom_op("yarn_train::ring_attention", mutates_args=())
+@library.custom_op("yarn_train::ring_attention", mutates_args=())
 def ring_attention(
     q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, starts: list[int], group: str
 ) -> tuple[Tensor, Tensor]:
@@ -120,7 +119,7 @@ def _(
     return fake_result(q)
 
 
-@custom_op("yarn_train::ring_attention_backward", mutates_args=())
+@library.custom_op("yarn_train::ring_attention_backward", mutates_args=())
 def ring_attention_backward(
     dout: Tensor,
     q: Tensor,

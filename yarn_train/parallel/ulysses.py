@@ -11,9 +11,8 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, library
 from torch.distributed.distributed_c10d import _resolve_process_group
-from torch.library import custom_op
 
 
 def process_group(name: str) -> dist.ProcessGroup:
@@ -21,7 +20,7 @@ def process_group(name: str) -> dist.ProcessGroup:
     return _resolve_process_group(cast(Any, name))
 
 
-@custom_op("yarn_train::all_to_all", mutates_args=())
+@library.custom_op("yarn_train::all_to_all", mutates_args=())
 def all_to_all(parts: Tensor, group: str) -> Tensor:
     """parts [U, ...], part i for rank i of the group called `group` -> [U, ...], part i from rank i; contiguous."""
     received = torch.empty_like(parts, memory_format=torch.contiguous_format)
