@@ -22,7 +22,7 @@ SCRIPTS = {file.stem: file for file in (ROOT / "data").glob("*.py")}
 # its own package on its own line.
 LAYERS = [
     ["errors"],
-    ["rope.frequencies", "optim.schedule", "data.pack", "model.spans", "parallel.shard"],
+    ["rope.frequencies", "optim.schedule", "data.pack", "data.mixture", "model.spans", "parallel.shard"],
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from .errors import ConfigError, problem
@@ -90,16 +92,46 @@ class RopeConfig:
     truncate: bool = option(True, "by_index only: round the ramp's ends to whole pairs, as the reference does")
 
 
+DOCUMENT_SOURCES = ("stdlib", "pg19", "stdlib+pg19", "text")  # sources of texts; evaluation reads these only
+SOURCES = (*DOCUMENT_SOURCES, "pretokenized", "mixture")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     source: str = option(
-        "stdlib", "training documents: stdlib, pg19, or both as stdlib+pg19", choices=("stdlib", "pg19", "stdlib+pg19")
+        "stdlib",
+        "what to train on: stdlib: the interpreter's own library; pg19: books, as a folder of texts or a hub id; both "
+        "as stdlib+pg19; text: any data set with a column of texts; pretokenized: rows of input_ids, used as they are; "
+        "mixture: several of these, see data.mixture",
+        choices=SOURCES,
     )
-    path: str | None = option(None, "root folder of the pg19 source (train/*.txt, validation/*.txt, test/*.txt)")
+    path: str | None = option(None, "folder, file or hub id of the source (of the pg19 part of stdlib+pg19)")
+    revision: str | None = option(
+        None, "commit, tag or branch of a hub id; null takes its newest commit, and the manifest records which"
+    )
+    column: str = option("text", "text, and pg19 from tables: the column that holds the texts")
     cache: str | None = option(None, "prepared data folder; null chooses one below data/cache/ by content")
     seq_len: int = option(4096, "tokens per training segment", minimum=2)
     workers: int = option(0, "processes that tokenise; 0 means one per CPU core", minimum=0)
-    held_out: float = option(0.1, "share of stdlib documents never trained on, chosen by hash of the name", minimum=0.0)
+    held_out: float = option(
+        0.1,
+        "share of documents never trained on, chosen by hash of the name, of sources that bring no split of their own",
+        minimum=0.0,
+    )
+    document_mask: str = option(
+        "none",
+        "none: tokens attend to all earlier tokens of their segment, over document boundaries, as the paper's do; "
+        "block: only to their own document's, whose positions start at 0",
+        choices=("none", "block"),
+    )
+    prefetch: int = option(
+        2, "optimizer steps whose batches are read ahead in the background; 0 reads when needed", minimum=0
+    )
+    mixture: dict[str, Any] = option(
+        {},
+        "source=mixture only: name -> {weight, and this section's source, path, revision, column, held_out}; of every "
+        "run of segments as long as the weights' common denominator, exactly the weights' shares come from each",
+    )
 
 
 @dataclass(frozen=True)
@@ -239,9 +271,8 @@ class EvalConfig:
     )
     baselines: bool = option(True, "also evaluate the untouched base and every method at the first factor, untrained")
     bos: bool = option(True, "begin every window with BOS, as the reference does")
-    source: str | None = option(
-        None, "documents to evaluate on; null takes data.source", choices=("stdlib", "pg19", "stdlib+pg19")
-    )
+    source: str | None = option(None, "documents to evaluate on; null takes data.source", choices=DOCUMENT_SOURCES)
+    path: str | None = option(None, "folder, file or hub id of eval.source; null takes data.path")
     split: str = option("test", "held-out split", choices=("validation", "test"))
 
 
@@ -295,7 +326,7 @@ class Config:
 
 
 SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
-FREE_FORM = {"curriculum.stages"}  # keys below these are the user's own stage names
+FREE_FORM = {"curriculum.stages", "data.mixture"}  # keys below these are the user's own names
 
 
 def keys() -> list[str]:
@@ -437,15 +468,122 @@ def _cross_checks(c: Config) -> list[str]:
             )
         )
     found += _engine_checks(c)
-    if c.data.held_out >= 1.0:
-        found.append(problem("data.held_out", c.data.held_out, "in [0, 1)", "0.1 keeps a tenth for evaluation"))
-    if "pg19" in c.data.source and c.data.path is None:
-        found.append(
-            problem("data.path", None, "a folder with train/*.txt", f"data.source={c.data.source} needs data.path=...")
-        )
-    if "pg19" not in c.data.source and c.data.path is not None and "pg19" not in (c.eval.source or ""):
-        found.append(problem("data.path", c.data.path, "null for data.source=stdlib", "set data.source=pg19 to use it"))
+    found += _data_checks(c)
     return found
+
+
+def _data_checks(c: Config) -> list[str]:
+    """Rules between the keys of data and eval."""
+    path_is_evals = c.eval.source not in (None, "stdlib") and c.eval.path is None
+    found = _source_checks("data", c.data, path_is_evals)
+    mixed = c.data.source == "mixture"
+    if mixed != bool(c.data.mixture):
+        allowed = "name -> {weight, source, ...} with data.source=mixture, and with it only"
+        fix = "set data.source=mixture and data.mixture together, or neither"
+        found.append(problem("data.mixture", c.data.mixture, allowed, fix))
+    elif mixed:
+        try:
+            for part in mixture_parts(c.data):
+                found += _source_checks(f"data.mixture.{part.name}", part.data)
+        except ConfigError as error:
+            found += error.problems
+    evaluates = c.eval.enabled and (c.eval.source or c.data.source)
+    if evaluates and evaluates not in DOCUMENT_SOURCES:
+        allowed, fix = " | ".join(DOCUMENT_SOURCES), "set eval.source (and eval.path), or eval.enabled=false"
+        found.append(problem("eval.source", c.eval.source, f"{allowed} for data.source={c.data.source}", fix))
+    if c.eval.source == "stdlib" and c.eval.path is not None:
+        found.append(problem("eval.path", c.eval.path, "null for eval.source=stdlib", "set eval.source to use it"))
+    if c.eval.enabled and c.eval.source not in (None, "stdlib") and not (c.eval.path or c.data.path):
+        fix = f"eval.source={c.eval.source} needs eval.path=..."
+        found.append(problem("eval.path", None, "a folder, file or hub id", fix))
+    return found
+
+
+def _source_checks(key: str, data: DataConfig, path_is_used: bool = False) -> list[str]:
+    """Rules between the keys of one source, `data` itself or a part of its mixture."""
+    found = []
+    if data.held_out >= 1.0:
+        found.append(problem(f"{key}.held_out", data.held_out, "in [0, 1)", "0.1 keeps a tenth for evaluation"))
+    reads_path = data.source not in ("stdlib", "mixture")
+    if reads_path and data.path is None:
+        allowed, fix = "a folder, file or hub id", f"{key}.source={data.source} needs {key}.path=..."
+        found.append(problem(f"{key}.path", None, allowed, fix))
+    if not reads_path and not path_is_used and data.path is not None:
+        allowed, fix = f"null for {key}.source={data.source}", f"set {key}.source=pg19 or text to use it"
+        found.append(problem(f"{key}.path", data.path, allowed, fix))
+    if not reads_path and data.revision is not None:
+        fix = "leave it out; it is the commit of a hub id"
+        found.append(problem(f"{key}.revision", data.revision, f"null for {key}.source={data.source}", fix))
+    if data.column != DataConfig.column and data.source in ("stdlib", "pretokenized", "mixture"):
+        fix = "leave it out" if data.source != "pretokenized" else "pretokenized rows are always in input_ids"
+        found.append(problem(f"{key}.column", data.column, f"text for {key}.source={data.source}", fix))
+    return found
+
+
+@dataclass(frozen=True)
+class MixturePart:
+    """One source of the training data, what share of the segments comes from it, and where it is described."""
+
+    name: str
+    weight: Fraction
+    data: DataConfig
+
+
+PART_KEYS = ("source", "path", "revision", "column", "held_out")
+MAX_DENOMINATOR = 10_000
+
+
+def mixture_parts(data: DataConfig) -> list[MixturePart]:
+    """The sources of the training data with weights that add up to 1; a single one unless data.source=mixture.
+
+    Raises:
+        ConfigError: listing all problems of data.mixture.
+    """
+    if data.source != "mixture":
+        return [MixturePart(data.source, Fraction(1), data)]
+    problems: list[str] = []
+    parts = [part for name, given in data.mixture.items() if (part := _part(data, str(name), given, problems))]
+    total = sum(part.weight for part in parts)
+    shares = [dataclasses.replace(part, weight=part.weight / total) for part in parts]
+    period = math.lcm(*(part.weight.denominator for part in shares))
+    if not problems and period > MAX_DENOMINATOR:
+        got = ", ".join(f"{part.name}: {part.weight}" for part in shares)
+        allowed = f"shares with a common denominator up to {MAX_DENOMINATOR}"
+        problems.append(problem("data.mixture", got, allowed, "use rounder weights, such as 0.7 and 0.3"))
+    if problems:
+        raise ConfigError(problems)
+    return shares
+
+
+def _part(data: DataConfig, name: str, given: Any, problems: list[str]) -> MixturePart | None:
+    key = f"data.mixture.{name}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        fix = "its prepared folder is named after it"
+        problems.append(problem("data.mixture", name, "names of letters, digits, '_', '-' and '.'", fix))
+        return None
+    if not isinstance(given, Mapping) or "weight" not in given or "source" not in given:
+        problems.append(problem(key, given, "a section with at least weight and source", "see data/README.md"))
+        return None
+    weight = given["weight"]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        problems.append(problem(f"{key}.weight", weight, "a number > 0", "shares are weights over their sum"))
+        return None
+    wrong = sorted(set(given) - {"weight", *PART_KEYS})
+    if wrong:
+        allowed = " | ".join(("weight", *PART_KEYS))
+        problems.append(problem(key, ", ".join(wrong), allowed, "all else is the same for every part: set it in data"))
+        return None
+    if given["source"] == "mixture":
+        problems.append(problem(f"{key}.source", "mixture", "a single source", "list its parts here"))
+        return None
+    options = {k: v for k, v in given.items() if k != "weight"}
+    found: list[str] = []
+    built = _build_section("data", options, found)
+    problems += [line.replace("data.", f"{key}.", 1) for line in found]
+    if found:
+        return None
+    shared = {k: getattr(data, k) for k in ("seq_len", "workers", "document_mask", "prefetch")}
+    return MixturePart(name, Fraction(str(weight)), dataclasses.replace(built, **shared))
 
 
 def _engine_checks(c: Config) -> list[str]:
