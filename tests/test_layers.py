@@ -26,26 +26,28 @@ LAYERS = [
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],
-    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"],
+    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"]
+    + ["model.primitives", "model.varlen", "model.documents"],
     ["model.weights"],
     ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],
     ["engine", "checkpoint"],
     ["train", "eval", "report"],
     ["plan"],
-    ["app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "export"],
+    ["app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "export", "prepare"],
 ]
 SIBLINGS = {
     ("checkpoint.manager", "engine.base"),
     ("engine.deepspeed", "checkpoint.fragments"),
     ("eval.__main__", "cli"),
     ("plan.__main__", "cli"),
+    ("prepare", "cli"),
 }  # allowed on one line, across packages
 
 OWNERS = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
-    "flash_attn": {"model.attention", "model.kernels"},
+    "flash_attn": {"model.attention", "model.primitives", "model.varlen"},
     "deepspeed": {"engine.deepspeed"},
     "wandb": {"metrics.sinks"},
     "liger_kernel": {"model.loss"},

@@ -11,8 +11,9 @@ from transformers import PretrainedConfig
 from . import config as schema
 from .config import Config
 from .data.progress import progress_bar
-from .data.store import prepare
-from .data.tokenize import load_tokenizer
+from .data.store import prepare_parts
+from .data.stream import Part
+from .data.tokenize import load_tokenizer, resolve_workers
 from .dist import runtime as dist_runtime
 from .dist.collectives import barrier
 from .engine.deepspeed import missing as deepspeed_missing
@@ -56,7 +57,7 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     memory = check_run_fits(unfinished, base, dist_runtime.device(), *ranks) if unfinished else None
     tokenizer = load_tokenizer(cfg.model.path)
     weights = first_weights(stages, base, tokenizer)
-    # Every rank may get here; a file lock lets one of them prepare. No collective waits for it: none exists yet.
+    # No collective waits for this: none exists yet.
     data = {stage.name: stage_data(stage) for stage in stages if not stage.finished}
     runtime = dist_runtime.start()
     say = print_line if runtime.is_main else silent
@@ -163,20 +164,20 @@ def first_weights(stages: list[Stage], base: PretrainedConfig, tokenizer: Any) -
     return None if cfg.model.init == "random" else cfg.model.path
 
 
-def stage_data(stage: Stage) -> Path:
-    """The stage's prepared training data, prepared now if it is missing."""
+def stage_data(stage: Stage) -> list[Part]:
+    """The stage's prepared training data, prepared now if it is missing.
+
+    Every rank may get here. Ranks share the work out among themselves through file locks, so each takes its share of
+    the machine's cores.
+    """
     data = stage.cfg.data
+    workers = data.workers or max(1, resolve_workers(0) // dist_runtime.local_world_size())
     with progress_bar(f"prepare {data.source}") as update:
-        return prepare(
-            data.source,
-            data.path,
-            "train",
-            data.held_out,
-            data.seq_len,
+        return prepare_parts(
+            data,
             stage.cfg.model.path,
-            data.workers,
-            data.cache,
-            update,
+            workers=workers,
+            progress=update if dist_runtime.rank() == 0 else None,
             say=print_line if dist_runtime.rank() == 0 else silent,
         )
 

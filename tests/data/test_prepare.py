@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from yarn_train.errors import ConfigError
+from yarn_train.prepare import Arguments, own_arguments
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -28,6 +31,54 @@ def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
     assert not (tmp_path / "outputs").exists()
     second = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache")
     assert f"already prepared, nothing to do: {tmp_path}/cache" in second.stdout
+    verified = run(*command, f"data.cache={tmp_path}/cache", "--verify")
+    assert verified.returncode == 0, verified.stderr
+    assert "verified in " in verified.stdout
+    arrow = tmp_path / "cache" / "data-00000-of-00001.arrow"
+    content = bytearray(arrow.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrow.write_bytes(content)
+    spoiled = run(*command, f"data.cache={tmp_path}/cache", "--verify")
+    assert spoiled.returncode == 2
+    assert "content_sha256 is" in spoiled.stderr
+
+
+def test_shards_in_commands_of_their_own(books: Callable[..., str], plain: str, tmp_path: Path):
+    root = books(train=["The whale is a beast of the sea.\n" * 30] * 3)
+    command = ["data/prepare.py", f"run.dir={tmp_path}/outputs", "data.source=pg19", f"model.path={plain}"]
+    command += ["data.workers=1", "data.seq_len=64", f"data.path={root}", f"data.cache={tmp_path}/cache"]
+    unverified = run(*command, "--verify")
+    assert unverified.returncode == 2
+    assert "run data/prepare.py with the same options first" in unverified.stderr
+    first = run(*command, "shard=1/2")
+    assert first.returncode == 0, first.stderr
+    assert "units are there" in first.stdout
+    assert not (tmp_path / "cache").exists()
+    second = run(*command, "shard=2/2", "--show", "3")
+    assert second.returncode == 0, second.stderr
+    assert "content_sha256" in second.stdout
+    assert second.stdout.count("segment ") >= 2
+    assert "  <s>" in second.stdout
+    assert "⏎</s>" in second.stdout
+    assert "lost to the remainder" in second.stdout
+    assert (tmp_path / "cache" / "tokens_per_document.png").stat().st_size > 1000
+    assert run(*command, "--verify").returncode == 0  # the picture beside the data does no harm
+
+
+def test_own_arguments_are_split_off():
+    arguments, rest = own_arguments(["data=pg19", "--show", "3", "--verify", "shard=0/4", "--cfg", "job"])
+    assert (arguments.show, arguments.verify, arguments.shard) == (3, True, (0, 4))
+    assert rest == ["data=pg19", "--cfg", "job"]
+    assert own_arguments(["--show=2", "--shard", "4/4"])[0].shard == (4, 4)
+    assert own_arguments([]) == (Arguments(), [])
+
+
+@pytest.mark.parametrize(
+    "words", [["--show"], ["--show", "0"], ["--show=x"], ["shard=2"], ["shard=5/4"], ["shard=0/0"], ["--shard"]]
+)
+def test_unusable_arguments_are_named(words: list[str]):
+    with pytest.raises(ConfigError, match=r"got .*; allowed: .*; fix: "):
+        own_arguments(words)
 
 
 def test_prepare_command_names_a_missing_folder(plain: str, tmp_path: Path):

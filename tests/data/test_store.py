@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from yarn_train.data import store
-from yarn_train.data.sources import documents
-from yarn_train.data.store import Segments, manifest, open_segments, prepare, shuffled
+from yarn_train.config import DataConfig
+from yarn_train.data import spool
+from yarn_train.data.job import ORDER_SEED, shuffled
+from yarn_train.data.manifest import manifest
+from yarn_train.data.segments import Segments, check, open_segments
+from yarn_train.data.sources import open_documents
+from yarn_train.data.store import find_parts, prepare, prepare_parts
 from yarn_train.data.tokenize import tokenize_documents
 from yarn_train.errors import DataError
 
@@ -30,10 +35,19 @@ def corpus(books: Callable[..., str]) -> str:
     return books(train=[*TEXTS, "", b"bad \xff bytes"])
 
 
-def make(corpus: str, tokenizer: str, root: Path, **changed: Any) -> Path:
-    options: dict[str, Any] = {"source": "pg19", "path": corpus, "split": "train", "held_out": 0.1, "seq_len": 32}
-    options |= {"tokenizer_path": tokenizer, "workers": 1, "root": root} | changed
-    return prepare(**options)
+def make(corpus: str | None, tokenizer: str, root: Path, **changed: Any) -> Path:
+    options: dict[str, Any] = {"workers": 1, "root": root}
+    options |= {key: changed.pop(key) for key in list(changed) if key not in DataConfig.__dataclass_fields__}
+    options |= {key: changed.pop(key) for key in ("cache", "workers") if key in changed}
+    folder = prepare(DataConfig(**{"source": "pg19", "path": corpus, "seq_len": 32} | changed), tokenizer, **options)
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few documents, so that there are several."""
+    monkeypatch.setattr(spool, "UNIT_BYTES", 1000)
 
 
 def arrow_bytes(folder: Path) -> bytes:
@@ -43,8 +57,10 @@ def arrow_bytes(folder: Path) -> bytes:
 def test_segments_are_the_documents_end_to_end(corpus: str, plain: str, tmp_path: Path):
     folder = make(corpus, plain, tmp_path)
     described = manifest(folder)
-    listed = shuffled(documents("pg19", corpus, "train"), store.ORDER_SEED)
-    stream = np.concatenate([ids for _, ids in tokenize_documents(listed, plain, 1)])
+    listed = open_documents(DataConfig(source="pg19", path=corpus), "train")
+    order = shuffled([d.name for d in listed], ORDER_SEED)
+    documents = [ids for _, ids in tokenize_documents([listed[int(i)] for i in order], plain, 1)]
+    stream = np.concatenate(documents)
     segments = open_segments(folder)
     assert len(segments) == described["segments"] == len(stream) // 32
     flat = segments[range(len(segments))].flatten()
@@ -54,6 +70,10 @@ def test_segments_are_the_documents_end_to_end(corpus: str, plain: str, tmp_path
     assert described["skipped_names"] == ["pg19/train/41.txt"]
     assert described["bytes_in"] == sum(len(t.encode()) for t in TEXTS)
     assert (described["source"], described["dtype"], described["vocab_size"]) == ("pg19", "uint16", 300)
+    assert segments.starts.tolist() == np.cumsum([0, *(len(ids) for ids in documents)])[:-1].tolist()
+    assert described["tokens_per_document"]["max"] == max(map(len, documents))
+    marks = [np.flatnonzero(row == 0).tolist() for row in flat.reshape(-1, 32).numpy()]
+    assert segments.documents(range(len(segments))) == tuple((0, *(p for p in row if p)) for row in marks)
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(corpus: str, plain: str, tmp_path: Path):
@@ -66,16 +86,106 @@ def test_bytes_do_not_depend_on_how_much_is_buffered(
     corpus: str, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     at_once = make(corpus, plain, tmp_path, cache=str(tmp_path / "a"))
-    monkeypatch.setattr("yarn_train.data.segments.TOKENS_PER_WRITE", 100)
+    monkeypatch.setattr("yarn_train.data.writer.BYTES_PER_WRITE", 200)
     often = make(corpus, plain, tmp_path, cache=str(tmp_path / "b"))
     assert manifest(at_once) == manifest(often)
-    assert arrow_bytes(at_once) == arrow_bytes(often)
+    assert open_segments(at_once)[range(40)].tolist() == open_segments(often)[range(40)].tolist()
+    assert check(often).content_sha256 == manifest(at_once)["content_sha256"]
+
+
+def test_large_data_is_cut_into_files(corpus: str, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    one = make(corpus, plain, tmp_path, cache=str(tmp_path / "one"))
+    monkeypatch.setattr("yarn_train.data.writer.BYTES_PER_WRITE", 200)
+    monkeypatch.setattr("yarn_train.data.writer.BYTES_PER_FILE", 1000)
+    many = make(corpus, plain, tmp_path, cache=str(tmp_path / "many"))
+    assert len(list(many.glob("*.arrow"))) > 3
+    assert manifest(one) == manifest(many)
+    assert check(many).content_sha256 == manifest(one)["content_sha256"]
+    assert datasets.load_from_disk(str(many))[:]["input_ids"] == datasets.load_from_disk(str(one))[:]["input_ids"]
+
+
+@pytest.mark.usefixtures("small_units")
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_bytes_do_not_depend_on_the_number_of_machines(corpus: str, plain: str, tmp_path: Path, shards: int):
+    whole = make(corpus, plain, tmp_path, cache=str(tmp_path / "whole"))
+    data, said = DataConfig(source="pg19", path=corpus, seq_len=32), []
+    results = [
+        prepare(data, plain, cache=str(tmp_path / "shared"), workers=1, shard=(i, shards), say=said.append)
+        for i in reversed(range(shards))
+    ]
+    assert results == [None] * (shards - 1) + [tmp_path / "shared"]
+    assert arrow_bytes(whole) == arrow_bytes(tmp_path / "shared") != b""
+    assert manifest(whole) == manifest(tmp_path / "shared")
+    assert sum("units are there" in line for line in said) == shards - 1
+    assert sorted(f.name for f in tmp_path.iterdir() if f.is_dir() and f.name != "books") == ["shared", "whole"]
+
+
+@pytest.mark.usefixtures("small_units")
+def test_units_of_another_source_are_refused(corpus: str, plain: str, books: Callable[..., str], tmp_path: Path):
+    data = DataConfig(source="pg19", path=corpus, seq_len=32)
+    assert prepare(data, plain, cache=str(tmp_path / "named"), workers=1, shard=(0, 2)) is None
+    books(train=["another text under an old name"])
+    with pytest.raises(DataError, match="unfinished work of this job"):
+        prepare(data, plain, cache=str(tmp_path / "named"), workers=1)
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_damaged_unit_is_refused_and_made_again(corpus: str, plain: str, tmp_path: Path):
+    data = DataConfig(source="pg19", path=corpus, seq_len=32)
+    assert prepare(data, plain, cache=str(tmp_path / "named"), workers=1, shard=(0, 2)) is None
+    unit = tmp_path / "named.parts" / "unit_000000.ids"
+    unit.write_bytes(unit.read_bytes()[:-2] + b"xx")
+    with pytest.raises(DataError, match="the bytes that its description names") as error:
+        prepare(data, plain, cache=str(tmp_path / "named"), workers=1)
+    assert str(unit.with_suffix(".json")) in str(error.value)
+    unit.with_suffix(".json").unlink()
+    folder = prepare(data, plain, cache=str(tmp_path / "named"), workers=1)
+    assert folder is not None
+    assert manifest(folder) == manifest(make(corpus, plain, tmp_path, cache=str(tmp_path / "other")))
+
+
+def test_every_damage_is_found(corpus: str, plain: str, tmp_path: Path):
+    folder = make(corpus, plain, tmp_path)
+    assert check(folder).content_sha256 == manifest(folder)["content_sha256"]
+    for name, told in (("data-00000-of-00001.arrow", "content_sha256"), ("documents.npy", "documents_sha256")):
+        file = folder / name
+        before = file.read_bytes()
+        at = len(before) // 2 + 1
+        file.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+        with pytest.raises(DataError, match=told):
+            check(folder)
+        file.write_bytes(before)
+    described = manifest(folder)
+    for key, value in (("vocab_size", 5), ("remainder", described["remainder"] + 1)):
+        (folder / "manifest.json").write_text(json.dumps(described | {key: value}))
+        with pytest.raises(DataError, match="vocabulary" if key == "vocab_size" else "tokens_in"):
+            check(folder)
+
+
+def test_parts_of_a_mixture(corpus: str, plain: str, tmp_path: Path):
+    mixture = {
+        "books": {"source": "pg19", "path": corpus, "weight": 0.75},
+        "code": {"source": "stdlib", "held_out": 0.99, "weight": 0.25},
+    }
+    data = DataConfig(source="mixture", mixture=mixture, seq_len=32, cache=str(tmp_path / "both"))
+    with pytest.raises(DataError, match="a prepared folder"):
+        find_parts(data, plain)
+    parts = prepare_parts(data, plain, workers=1)
+    assert [(part.name, float(part.weight), part.folder) for part in parts] == [
+        ("books", 0.75, tmp_path / "both" / "books"),
+        ("code", 0.25, tmp_path / "both" / "code"),
+    ]
+    assert [manifest(part.folder)["source"] for part in parts] == ["pg19", "stdlib"]
+    assert find_parts(data, plain) == parts
+    alone = make(corpus, plain, tmp_path)
+    assert manifest(alone) == manifest(parts[0].folder)
 
 
 def test_segments_of_several_parts_are_one_sequence():
     rows = np.arange(20, dtype=np.uint16).reshape(10, 2)
-    segments = Segments(Path("parts"), [rows[:3], rows[3:4], rows[4:]])
+    segments = Segments(Path("parts"), {}, [rows[:3], rows[3:4], rows[4:]], np.array([0, 3, 4, 5, 11]))
     assert len(segments) == 10
+    assert segments.documents([0, 1, 2, 3, 5]) == ((0,), (0, 1), (0, 1), (0,), (0, 1))
     order = [9, 0, 3, 2, 4, 3]
     assert segments[order].tolist() == rows[order].tolist()
 
@@ -84,7 +194,8 @@ def test_a_folder_of_several_files_is_read_whole(corpus: str, plain: str, tmp_pa
     folder = make(corpus, plain, tmp_path)
     whole = datasets.load_from_disk(str(folder))
     whole.save_to_disk(str(tmp_path / "sharded"), num_shards=3)
-    (tmp_path / "sharded" / "manifest.json").write_bytes((folder / "manifest.json").read_bytes())
+    for name in ("manifest.json", "documents.npy"):
+        (tmp_path / "sharded" / name).write_bytes((folder / name).read_bytes())
     one, three = open_segments(folder), open_segments(tmp_path / "sharded")
     assert len(three._parts) > 1
     assert torch.equal(one[range(len(one))], three[range(len(one))])
@@ -93,12 +204,12 @@ def test_a_folder_of_several_files_is_read_whole(corpus: str, plain: str, tmp_pa
 def test_a_second_run_does_nothing_and_says_so(corpus: str, plain: str, tmp_path: Path):
     said: list[str] = []
     first = make(corpus, plain, tmp_path, say=said.append)
-    assert said == []
+    assert len(said) == 1  # how documents are cut
     assert first.parent == tmp_path / "data" / "cache"
     before = {f: f.stat().st_mtime_ns for f in first.iterdir()}
     second = make(corpus, plain, tmp_path, say=said.append, progress=lambda *_: pytest.fail("worked again"))
     assert second == first
-    assert said == [f"already prepared, nothing to do: {first}"]
+    assert said[1:] == [f"already prepared, nothing to do: {first}"]
     assert {f: f.stat().st_mtime_ns for f in first.iterdir()} == before
 
 
@@ -161,13 +272,26 @@ def test_a_half_written_default_folder_is_made_anew(corpus: str, plain: str, tmp
     assert len(open_segments(folder)) == manifest(folder)["segments"]
 
 
-def test_a_failure_leaves_nothing_behind(corpus: str, plain: str, tmp_path: Path):
-    def fail(*_: int) -> None:
-        raise RuntimeError("stop here")
+@pytest.mark.usefixtures("small_units")
+def test_a_failure_leaves_whole_units_and_the_next_attempt_goes_on(corpus: str, plain: str, tmp_path: Path):
+    def fail(now: Any) -> None:
+        if now.documents > 20:
+            raise RuntimeError("stop here")
 
     with pytest.raises(RuntimeError, match="stop here"):
         make(corpus, plain, tmp_path, progress=fail)
-    assert [f.name for f in (tmp_path / "data" / "cache").iterdir() if f.suffix != ".lock"] == []
+    cache = tmp_path / "data" / "cache"
+    (parts,) = (f for f in cache.iterdir() if f.is_dir())
+    assert parts.suffix == ".parts"
+    ready = sorted(f.stem for f in parts.glob("unit_*.json"))
+    assert len(ready) > 0
+    seen = []
+    folder = make(corpus, plain, tmp_path, progress=seen.append)
+    assert seen[0].documents > 10  # those were there already
+    assert seen[-1].documents == seen[-1].documents_total == len(TEXTS) + 2
+    assert seen[-1].bytes == seen[-1].bytes_total
+    assert [f.name for f in cache.iterdir() if f.is_dir()] == [folder.name]
+    assert manifest(folder) == manifest(make(corpus, plain, tmp_path, cache=str(tmp_path / "at_once")))
 
 
 def test_too_little_text_for_one_segment(corpus: str, plain: str, tmp_path: Path):
@@ -211,26 +335,32 @@ def test_reading_segments(corpus: str, plain: str, tmp_path: Path):
 
 
 def test_sources_are_mixed(plain: str, books: Callable[..., str]):
-    listed = documents("stdlib+pg19", books(train=["x"] * 300), "train", 0.1)
-    order = [d.name.startswith("pg19/") for d in shuffled(listed, 0)]
+    listed = open_documents(DataConfig(source="stdlib+pg19", path=books(train=["x"] * 300)), "train")
+    names = [d.name for d in listed]
+    order = [names[i].startswith("pg19/") for i in shuffled(names, 0)]
     third = len(order) // 3
     expected = 300 / len(order)
     assert all(abs(np.mean(order[i * third : (i + 1) * third]) - expected) < 0.05 for i in range(3))
-    assert [d.name for d in shuffled(listed[::-1], 0)] == [d.name for d in shuffled(listed, 0)]
+    backwards = names[::-1]
+    assert [backwards[i] for i in shuffled(backwards, 0)] == [names[i] for i in shuffled(names, 0)]
 
 
 PREPARE = """
 import sys, time
 from pathlib import Path
+from yarn_train.config import DataConfig
+from yarn_train.data import spool
 from yarn_train.data.store import prepare
-corpus, tokenizer, root, pause = sys.argv[1:]
-def progress(done, total, tokens):
-    if done == 1:
-        print("working", flush=True)
-    time.sleep(float(pause))
-def say(line):
-    print(line.split()[0], flush=True)
-print(prepare("pg19", corpus, "train", 0.1, 32, tokenizer, 1, None, progress, root=Path(root), say=say), flush=True)
+if __name__ == "__main__":
+    corpus, tokenizer, root, pause = sys.argv[1:]
+    spool.UNIT_BYTES = 1000
+    first = []
+    def progress(now):
+        if now.tokens and not first:
+            first.append(print("working", flush=True))
+        time.sleep(float(pause))
+    data = DataConfig(source="pg19", path=corpus, seq_len=32)
+    print(prepare(data, tokenizer, workers=1, progress=progress, root=Path(root)), flush=True)
 """
 
 
@@ -239,24 +369,39 @@ def start(corpus: str, tokenizer: str, root: Path, pause: float) -> subprocess.P
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_two_processes_one_prepares_and_the_other_waits(corpus: str, plain: str, tmp_path: Path):
-    both = [start(corpus, plain, tmp_path, pause=0.03) for _ in range(2)]
-    said = sorted(p.communicate(timeout=240)[0].split("\n") for p in both)
+def test_two_processes_share_the_work(corpus: str, plain: str, tmp_path: Path):
+    both = [start(corpus, plain, tmp_path, pause=0.05) for _ in range(2)]
+    said = [p.communicate(timeout=240)[0].split() for p in both]
     assert [p.returncode for p in both] == [0, 0]
-    (folder,) = {line for lines in said for line in lines if line.startswith("/")}
-    assert sum("working" in lines for lines in said) == 1
-    assert sum("already" in lines for lines in said) == 1
-    assert [f.name for f in Path(folder).parent.iterdir() if f.is_dir()] == [Path(folder).name]
-    assert len(open_segments(folder)) == manifest(folder)["segments"]
+    (folder,) = {Path(lines[-1]) for lines in said}
+    assert all("working" in lines for lines in said)  # nobody waited while there was work
+    assert [f.name for f in folder.parent.iterdir() if f.is_dir()] == [folder.name]
+    assert manifest(folder) == manifest(make(corpus, plain, tmp_path, cache=str(tmp_path / "alone")))
+    check(folder)
 
 
 def test_a_killed_process_neither_blocks_nor_spoils_the_next(corpus: str, plain: str, tmp_path: Path):
-    killed = start(corpus, plain, tmp_path, pause=60)
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "working\n"
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert len(list((tmp_path / "data" / "cache").glob("*.incomplete-*"))) == 1
+    whole = make(corpus, plain, tmp_path, cache=str(tmp_path / "uninterrupted"))
+    pauses = np.random.default_rng(0).uniform(0, 0.4, 5)
+    for pause in pauses:  # at five moments of the work
+        killed = start(corpus, plain, tmp_path, pause=0.02)
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "working\n"
+        time.sleep(pause)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
     folder = make(corpus, plain, tmp_path)
-    assert len(open_segments(folder)) == manifest(folder)["segments"]
-    assert list(folder.parent.glob("*.incomplete-*")) == []
+    assert manifest(folder) == manifest(whole)
+    assert arrow_bytes(folder) == arrow_bytes(whole)
+    assert [f.name for f in folder.parent.iterdir() if f.is_dir()] == [folder.name]
+
+
+def test_killed_while_packing(corpus: str, plain: str, tmp_path: Path):
+    whole = make(corpus, plain, tmp_path)
+    leftover = whole.with_name(f"{whole.name}.incomplete-1")
+    whole.rename(leftover)
+    (leftover / "manifest.json").unlink()
+    again = make(corpus, plain, tmp_path)
+    assert again == whole
+    assert not leftover.exists()
+    check(again)

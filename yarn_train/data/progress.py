@@ -1,28 +1,90 @@
-"""The progress bar of data preparation: documents/s, tokens and time left."""
+"""How far a preparation is: counted in documents and bytes of text, drawn with rates and the time left."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 from tqdm import tqdm
 
-Update = Callable[[int, int, int], None]
+
+@dataclass(frozen=True)
+class Progress:
+    """Documents and bytes of text done and in all, tokens made of those done by this process."""
+
+    documents: int
+    documents_total: int
+    bytes: int
+    bytes_total: int
+    tokens: int
+
+
+Update = Callable[[Progress], None]
+
+
+class Counter:
+    """Adds up what a process has done, and tells ``update`` about it."""
+
+    def __init__(self, update: Update | None = None):
+        self._update = update
+        self._sizes = np.empty(0, dtype=np.int64)
+        self._total = self._total_bytes = self._done = self._bytes = self._tokens = 0
+
+    def begin(self, sizes: np.ndarray, units: Sequence[range], done: Sequence[bool]) -> None:
+        """Start with the units that are ``done``.
+
+        Args:
+            sizes: bytes per document, int64 [n].
+            units: the documents this process is responsible for.
+        """
+        self._sizes = sizes
+        self._total = sum(map(len, units))
+        self._total_bytes = sum(int(sizes[u.start : u.stop].sum()) for u in units)
+        ready = [unit for unit, complete in zip(units, done, strict=True) if complete]
+        self._done = sum(map(len, ready))
+        self._bytes = sum(int(sizes[u.start : u.stop].sum()) for u in ready)
+        self._tell()
+
+    def add(self, document: int, tokens: int) -> None:
+        """One document more."""
+        self._done += 1
+        self._bytes += int(self._sizes[document])
+        self._tokens += tokens
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._update is not None:
+            self._update(Progress(self._done, self._total, self._bytes, self._total_bytes, self._tokens))
 
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Update]:
-    """Yields ``update(documents done, documents in all, tokens so far)``; nothing is drawn until it is called."""
+    """Yields an ``update`` that draws MB/s, documents/s and the time left; nothing is drawn until it is called."""
     bar: tqdm | None = None
+    started, first = time.perf_counter(), 0
 
-    def update(done: int, total: int, tokens: int) -> None:
-        nonlocal bar
+    def update(now: Progress) -> None:
+        nonlocal bar, first
         if bar is None:
             interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file gets a line every 10 s
-            bar = tqdm(total=total, desc=label, unit="doc", dynamic_ncols=True, mininterval=interval)
-        bar.set_postfix_str(f"{tokens / 1e6:.1f}M tokens", refresh=False)
-        bar.update(done - bar.n)
+            first = now.documents
+            bar = tqdm(
+                total=now.bytes_total,
+                initial=now.bytes,
+                desc=label,
+                unit="B",
+                unit_scale=True,
+                dynamic_ncols=True,
+                mininterval=interval,
+            )
+        rate = (now.documents - first) / max(time.perf_counter() - started, 1e-9)
+        counts = f"{now.documents}/{now.documents_total} documents, {rate:.1f}/s, {now.tokens / 1e6:.1f}M tokens"
+        bar.set_postfix_str(counts, refresh=False)
+        bar.update(now.bytes - bar.n)
 
     try:
         yield update

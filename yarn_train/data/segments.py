@@ -1,62 +1,88 @@
-"""The files of a prepared folder: writing packed segments with bounded memory, reading them memory-mapped.
+"""Reading a prepared folder: packed segments and where documents start in them, memory-mapped.
 
 The format is that of ``datasets.Dataset.save_to_disk``: one column ``input_ids``, a fixed-length list of uint16 or
-int32, so ``datasets.load_from_disk`` opens it too. ``manifest.json`` beside it is ours.
+int32, so ``datasets.load_from_disk`` opens it too. ``manifest.json`` and ``documents.npy`` beside it are ours.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 
-from ..errors import DataError, problem
+from .manifest import MANIFEST, broken, manifest
+from .writer import COLUMN, STARTS
 
-MANIFEST = "manifest.json"
-COLUMN = "input_ids"
-TOKENS_PER_WRITE = 2**20  # tokens buffered before they are written
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Starts = tuple[tuple[int, ...], ...]  # per segment, the positions at which its documents start, 0 first
 
 
 class Segments:
     """Packed segments on disk, memory-mapped: only the pages that are read take memory.
 
-    Picklable, so loader processes can receive it; they map the files again.
+    Picklable, so other processes can receive it; they map the files again.
+
+    Attributes:
+        described: the folder's manifest.
+        starts: where each document starts in the stream of all tokens, int64 [documents], rising.
     """
 
-    def __init__(self, folder: Path, parts: Sequence[np.ndarray]):
-        self.folder = folder
+    def __init__(self, folder: Path, described: dict[str, Any], parts: Sequence[np.ndarray], starts: np.ndarray):
+        self.folder, self.described, self.starts = folder, described, starts
         self._parts = parts  # each [n_i, seq_len], read-only
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._first = np.cumsum([0, *(len(part) for part in parts)])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._first[-1])
 
     @property
     def seq_len(self) -> int:
         """Tokens per segment."""
         return int(self._parts[0].shape[1])
 
-    def __getitem__(self, indices: int | Sequence[int] | np.ndarray | torch.Tensor) -> torch.Tensor:
+    @property
+    def content_sha256(self) -> str:
+        """SHA-256 of all ids, as the manifest gives it."""
+        return str(self.described["content_sha256"])
+
+    def __getitem__(self, indices: int | Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Segments [n, seq_len] int64 in the order of ``indices`` [n]; one integer counts as one index.
 
         Raises:
             IndexError: if an index is negative or not below ``len(self)``.
         """
+        import torch  # here, so that preparing data does not load it
+
         wanted = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"segment ids {wanted.tolist()} are not all in [0, {len(self)}) of {self.folder}")
         out = np.empty((len(wanted), self.seq_len), dtype=np.int64)
-        parts = np.searchsorted(self._starts, wanted, side="right") - 1
-        for row, (part, index) in enumerate(zip(parts, wanted, strict=True)):
-            out[row] = self._parts[part][index - self._starts[part]]
+        for row, index in enumerate(wanted):
+            out[row] = self.ids(int(index))
         return torch.from_numpy(out)
+
+    def ids(self, index: int) -> np.ndarray:
+        """One segment as it is stored, [seq_len], read-only."""
+        part = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self._parts[part][index - self._first[part]]
+
+    def blocks(self) -> Iterable[np.ndarray]:
+        """All segments in order, as they are stored, in arrays [n, seq_len]."""
+        return iter(self._parts)
+
+    def documents(self, indices: Iterable[int]) -> Starts:
+        """Where documents start in each of the segments; position 0 counts as a start wherever the segment begins."""
+        found = []
+        for index in indices:
+            begin, end = index * self.seq_len, (index + 1) * self.seq_len
+            first, last = np.searchsorted(self.starts, [begin + 1, end])
+            found.append((0, *(self.starts[first:last] - begin).tolist()))
+        return tuple(found)
 
     def __reduce__(self) -> tuple[Callable[[Path], Segments], tuple[Path]]:
         return open_segments, (self.folder,)
@@ -74,90 +100,39 @@ def open_segments(folder: str | Path) -> Segments:
     described = manifest(folder)
     try:
         column = load_from_disk(str(folder)).data.column(COLUMN)
+        # flatten() respects the offset of a chunk, and nothing here copies
+        flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
+        parts = [part.reshape(-1, described["seq_len"]) for part in flat if len(part)]
+        starts = np.load(folder / STARTS, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _broken(folder, f"its files cannot be opened: {error}") from error
-    # flatten() respects the offset of a chunk, and nothing here copies
-    flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    segments = Segments(folder, [part.reshape(-1, described["seq_len"]) for part in flat if len(part)])
-    if len(segments) != described["segments"]:
-        raise _broken(folder, f"{MANIFEST} says {described['segments']} segments, the files hold {len(segments)}")
+        raise broken(folder, f"its files cannot be opened: {error}") from error
+    segments = Segments(folder, described, parts, starts)
+    for key, held in (("segments", len(segments)), ("documents", len(starts))):
+        if held != described.get(key):
+            raise broken(folder, f"{MANIFEST} says {described.get(key)} {key}, the files hold {held}")
     return segments
 
 
-def manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared folder.
+def check(folder: str | Path) -> Segments:
+    """Read a prepared folder whole and compare it with its manifest.
 
     Raises:
-        DataError: if the folder has none, or one that cannot be read.
+        DataError: naming the first thing that differs.
     """
-    file = Path(folder) / MANIFEST
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise _broken(folder, f"{file} is missing, so it is half-written or something else") from error
-    except (OSError, ValueError) as error:
-        raise _broken(folder, f"{file}: {error}") from error
-
-
-def write_manifest(folder: Path, described: dict[str, Any]) -> None:
-    """Write ``manifest.json``."""
-    (folder / MANIFEST).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-
-
-class SegmentWriter:
-    """Writes segments of ids below ``folder`` as they come; :meth:`finish` makes them a ``datasets`` folder."""
-
-    def __init__(self, folder: Path, seq_len: int, dtype: np.dtype):
-        from datasets import Features, List, Value
-
-        self.folder = folder
-        self.seq_len = seq_len
-        self._schema = Features({COLUMN: List(Value(dtype.name), length=seq_len)}).arrow_schema
-        self._stream = folder / "stream" / "packed.arrow"  # in a folder: datasets refuses to write beside its input
-        self._stream.parent.mkdir()
-        self._writer = pa.ipc.new_stream(str(self._stream), self._schema)
-        self._waiting: list[np.ndarray] = []
-        self._rows = 0
-
-    def __enter__(self) -> SegmentWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._writer.close()
-
-    def write(self, block: np.ndarray) -> None:
-        """Append ``block`` [n, seq_len]."""
-        if len(block):
-            self._waiting.append(block)
-            self._rows += len(block)
-        if self._rows * self.seq_len >= TOKENS_PER_WRITE:
-            self._flush()
-
-    def finish(self) -> None:
-        """Write what is buffered and give the files their final form."""
-        from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-        self._flush()
-        self._writer.close()
-        shown = not are_progress_bars_disabled()
-        disable_progress_bars()
-        try:
-            # from_file maps the stream, so this copies from disk to disk
-            Dataset.from_file(str(self._stream)).save_to_disk(str(self.folder))
-        finally:
-            if shown:
-                enable_progress_bars()
-        shutil.rmtree(self._stream.parent)
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        flat = pa.array(np.concatenate(self._waiting).reshape(-1))
-        rows = pa.FixedSizeListArray.from_arrays(flat, type=self._schema.field(COLUMN).type)
-        self._writer.write_batch(pa.record_batch([rows], schema=self._schema))
-        self._waiting, self._rows = [], 0
-
-
-def _broken(folder: str | Path, why: str) -> DataError:
-    fix = f"{why}; delete the folder and run data/prepare.py"
-    return DataError(problem("data.cache", str(folder), "a folder that data/prepare.py completed", fix))
+    segments = open_segments(folder)
+    described, digest, largest = segments.described, hashlib.sha256(), -1
+    for block in segments.blocks():
+        digest.update(block)
+        largest = max(largest, int(block.max()))
+    starts = np.asarray(segments.starts)
+    found = {
+        "content_sha256": digest.hexdigest(),
+        "documents_sha256": hashlib.sha256(starts).hexdigest(),
+        "tokens_in": len(segments) * segments.seq_len + described["remainder"],
+    }
+    for key, value in found.items():
+        if value != described.get(key):
+            raise broken(folder, f"{key} is {value}, {MANIFEST} says {described.get(key)}")
+    if largest >= described["vocab_size"]:
+        raise broken(folder, f"it holds the id {largest}, and the vocabulary has {described['vocab_size']}")
+    return segments

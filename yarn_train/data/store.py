@@ -1,217 +1,215 @@
 """Prepared data on disk: a ``datasets`` folder of packed segments and a ``manifest.json`` that says what it is.
 
-A folder is written aside and renamed, so one that has its name is complete. Any number of processes may ask for the
-same folder: the one that gets the file lock prepares it and the others wait on the lock, which the operating system
-releases if its holder dies. No process group is needed, so no collective can time out meanwhile.
+Two steps. Documents are tokenised into units (``spool``), by any number of processes and machines, in any order, with
+any number of interruptions. When all units are there, one process packs their documents in the job's order. A folder is
+written aside and renamed, so one that has its name is complete. No process group is needed, so no collective can time
+out meanwhile: processes that want the same folder share the units out among themselves through file locks.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import platform
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..config import DataConfig, MixturePart, mixture_parts
 from ..errors import DataError, problem
-from .pack import Packer
-from .segments import MANIFEST, Segments, SegmentWriter, manifest, open_segments, write_manifest
-from .sources import Document, documents
-from .tokenize import bracket_ids, id_dtype, load_tokenizer, tokenize_documents, tokenizer_sha256
+from .build import build_packed, build_rows
+from .fill import fill
+from .job import Job
+from .pretokenized import open_rows
+from .progress import Counter, Update
+from .spool import Spool, plan_units
+from .stream import Part
+from .tokenize import cutting
 
-FORMAT = 1  # raise when prepared bytes change for the same input
-ORDER_SEED = 0  # of the order of documents: part of the data, not of the run, so runs of all seeds share one folder
-
-__all__ = ["Segments", "default_folder", "manifest", "open_segments", "prepare", "shuffled"]
-
-Progress = Callable[[int, int, int], None]  # documents done, documents in all, tokens so far
+Say = Callable[[str], None]
+Shard = tuple[int, int]  # number, of how many
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Everything that determines a prepared folder, and how to make it."""
+def prepare_parts(
+    data: DataConfig,
+    tokenizer_path: str,
+    *,
+    split: str = "train",
+    workers: int = 0,
+    shard: Shard | None = None,
+    progress: Update | None = None,
+    root: Path | None = None,
+    say: Say = log.info,
+) -> list[Part]:
+    """Make sure that every source of the training data is prepared; see :func:`prepare`.
 
-    source: str
-    path: str | None
-    split: str
-    held_out: float
-    seq_len: int
-    tokenizer_path: str
-    tokenizer: Any
-
-    def identity(self) -> dict[str, Any]:
-        """What a folder must have in its manifest to be the one that was asked for."""
-        bos, eos = bracket_ids(self.tokenizer)
-        return {
-            "format": FORMAT,
-            "source": self.source,
-            "split": self.split,
-            "held_out": self.held_out if "stdlib" in self.source else None,
-            "seq_len": self.seq_len,
-            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
-            "bos_token_id": bos,
-            "eos_token_id": eos,
-            "order_seed": ORDER_SEED,
-        }
-
-    def documents(self) -> list[Document]:
-        return shuffled(documents(self.source, self.path, self.split, self.held_out), ORDER_SEED)
-
-    def python(self) -> str | None:
-        return platform.python_version() if "stdlib" in self.source else None
+    Returns:
+        One part per source of a mixture, else a single one; without those whose other shards are not done yet. With
+        ``data.cache`` the parts of a mixture are folders below it.
+    """
+    found = []
+    for part, cache in _caches(data):
+        folder = prepare(
+            part.data,
+            tokenizer_path,
+            split=split,
+            cache=cache,
+            workers=workers,
+            shard=shard,
+            progress=progress,
+            root=root,
+            say=say,
+        )
+        found += [] if folder is None else [Part(part.name, part.weight, folder)]
+    return found
 
 
 def prepare(
-    source: str,
-    path: str | None,
-    split: str,
-    held_out: float,
-    seq_len: int,
+    data: DataConfig,
     tokenizer_path: str,
-    workers: int = 0,
-    cache: str | None = None,
-    progress: Progress | None = None,
     *,
+    split: str = "train",
+    cache: str | None = None,
+    workers: int = 0,
+    shard: Shard | None = None,
+    progress: Update | None = None,
     root: Path | None = None,
-    say: Callable[[str], None] = log.info,
-) -> Path:
-    """Make sure that a prepared folder exists and return it; does nothing if it does.
+    say: Say = log.info,
+) -> Path | None:
+    """Make sure that the prepared folder of one source exists and return it; does nothing if it does.
+
+    The bytes depend on neither ``workers`` nor ``shard``, nor on how often and where earlier attempts were interrupted.
 
     Args:
-        source, path, split, held_out: as in :func:`yarn_train.data.sources.documents`.
-        seq_len: tokens per segment.
         tokenizer_path: local folder or hub id.
-        workers: processes that tokenise; 0 is one per core. The bytes do not depend on it.
         cache: the folder; None chooses one below ``<root>/data/cache`` by content. A named folder that is ready is
             used without looking for the source, so it can be copied to machines that do not have it.
-        progress: called after every document with (documents done, documents in all, tokens so far).
+        workers: processes that tokenise; 0 is one per core.
+        shard: (i, n): tokenise only every n-th unit of work; whoever finds all units done packs them.
+        progress: called after every document.
         root: the repository; None is the current folder.
-        say: called with one line when the folder was ready already, or another process is preparing it.
+        say: called with one line when there was nothing to do, or to do here.
+
+    Returns:
+        The folder; None if other shards are not done.
 
     Raises:
         DataError: if the source or tokenizer is unusable, there is less than one segment, or ``cache`` names a folder
             that is half-written or holds something else.
     """
-    job = _Job(source, path, split, held_out, seq_len, str(tokenizer_path), load_tokenizer(tokenizer_path))
-    folder = Path(cache) if cache is not None else default_folder(job, (root or Path.cwd()) / "data" / "cache")
+    job = Job(data, split, str(tokenizer_path))
+    folder, content = _locate(job, cache, root)
     named = cache is not None
-    if not _ready(folder, job, named):
+    if job.ready(folder, named):
+        say(f"already prepared, nothing to do: {folder}")
+        return folder
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            say(f"waiting for another process that is preparing {folder}")
-            lock.acquire()
-        try:
-            if not _ready(folder, job, named):  # nobody else made it meanwhile
-                _build(folder, job, workers, progress)
-                return folder
-        finally:
-            lock.release()
-    say(f"already prepared, nothing to do: {folder}")
+        if data.source == "pretokenized":
+            return _from_rows(folder, job, named, say)
+        return _from_documents(folder, job, named, content or job.content(), workers, shard, progress, say)
+    except OSError as error:
+        if job.ready(folder, named):  # another process finished, and cleared away what this one was looking at
+            return folder
+        raise DataError(problem("data.cache", str(folder), "a folder that can be written", str(error))) from error
+
+
+def find_parts(data: DataConfig, tokenizer_path: str, *, split: str = "train", root: Path | None = None) -> list[Part]:
+    """The folders that :func:`prepare_parts` made; makes nothing.
+
+    Raises:
+        DataError: if one is missing or holds something else.
+    """
+    found = []
+    for part, cache in _caches(data):
+        job = Job(part.data, split, str(tokenizer_path))
+        folder, _ = _locate(job, cache, root)
+        if not job.ready(folder, cache is not None):
+            fix = "run data/prepare.py with the same options first"
+            raise DataError(problem("data.cache", f"nothing at {folder}", "a prepared folder", fix))
+        found.append(Part(part.name, part.weight, folder))
+    return found
+
+
+def _caches(data: DataConfig) -> list[tuple[MixturePart, str | None]]:
+    """The sources of the training data, and the folder that ``data.cache`` names for each."""
+    below = data.cache is not None and data.source == "mixture"
+    return [(part, str(Path(data.cache or "") / part.name) if below else data.cache) for part in mixture_parts(data)]
+
+
+def _locate(job: Job, cache: str | None, root: Path | None) -> tuple[Path, dict[str, Any] | None]:
+    """The job's folder, and its content where the folder is chosen by it."""
+    if cache is not None:
+        return Path(cache), None
+    content = job.content()
+    return job.default_folder((root or Path.cwd()) / "data" / "cache", content), content
+
+
+def _from_documents(
+    folder: Path,
+    job: Job,
+    named: bool,
+    content: dict[str, Any],
+    workers: int,
+    shard: Shard | None,
+    progress: Update | None,
+    say: Say,
+) -> Path | None:
+    units = plan_units(job.listed.sizes())
+    spool = Spool(folder.with_name(f"{folder.name}.parts"), units, job.dtype, content)
+    say(cutting(job.tokenizer))
+    mine = range(len(units)) if shard is None else range(shard[0] % shard[1], len(units), shard[1])
+    fill(job, spool, mine, workers, Counter(progress), lambda: job.ready(folder, named))
+    done = sum(spool.done(number) for number in range(len(units)))
+    with _lock(folder, say):
+        made_by_another = job.ready(folder, named)
+        if not made_by_another and done < len(units):
+            assert shard is not None
+            say(f"shard {shard[0]}/{shard[1]}: done; {done} of {len(units)} units are there, the last shard packs them")
+            return None
+        if not made_by_another:
+            _write(folder, lambda aside: build_packed(aside, job, spool, content))
+        shutil.rmtree(spool.folder, ignore_errors=True)
     return folder
 
 
-def default_folder(job: _Job, parent: Path) -> Path:
-    """A readable name with a hash of everything that determines the content, down to names and sizes of the files."""
-    content = {
-        **job.identity(),
-        "python": job.python(),
-        "files": sorted((d.name, d.size()) for d in job.documents()),
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return parent / f"{job.source.replace('+', '-')}-{job.split}-{job.seq_len}-{digest[:12]}"
+def _from_rows(folder: Path, job: Job, named: bool, say: Say) -> Path:
+    rows = open_rows(job.data, job.split, len(job.tokenizer))
+    with _lock(folder, say):
+        if not job.ready(folder, named):
+            _write(folder, lambda aside: build_rows(aside, job, rows))
+    return folder
 
 
-def shuffled(listed: Sequence[Document], seed: int) -> list[Document]:
-    """Documents in a pseudo-random order that depends on their names and ``seed`` only, so that sources are mixed."""
-    return sorted(listed, key=lambda d: hashlib.sha256(f"{seed}:{d.name}".encode()).digest())
+@contextmanager
+def _lock(folder: Path, say: Say) -> Iterator[None]:
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another process that is writing {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _ready(folder: Path, job: _Job, named: bool) -> bool:
-    """Whether ``folder`` holds what the job asks for; False if it is to be made."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not (folder / MANIFEST).exists() and not named:
-        return False  # below data/cache, which is ours: made anew
-    found, wanted = manifest(folder), job.identity()
-    different = [key for key, value in wanted.items() if found.get(key) != value]
-    if different:
-        raise DataError(
-            problem(
-                f"data.cache={folder}",
-                ", ".join(f"{key}={found.get(key)!r}" for key in different),
-                "what this run asks for: " + ", ".join(f"{key}={wanted[key]!r}" for key in different),
-                "name another folder, leave data.cache out to have one chosen, or ask for what the folder holds",
-            )
-        )
-    return True
-
-
-def _build(folder: Path, job: _Job, workers: int, progress: Progress | None) -> None:
-    """Write the folder aside and rename it. The caller holds the lock."""
+def _write(folder: Path, build: Callable[[Path], None]) -> None:
+    """Let ``build`` write aside, then rename. The caller holds the lock."""
     # whoever wrote these held the lock before us, so it is dead
     for leftover in folder.parent.glob(f"{folder.name}.incomplete-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = folder.with_name(f"{folder.name}.incomplete-{os.getpid()}")
     aside.mkdir()
     try:
-        described = _write_segments(aside, job, workers, progress)
-        write_manifest(aside, described)
+        build(aside)
         if folder.exists():
             shutil.rmtree(folder)  # empty, or without a manifest below data/cache
         aside.rename(folder)
-    except OSError as error:
-        raise DataError(problem("data.cache", str(folder), "a folder that can be written", str(error))) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_segments(folder: Path, job: _Job, workers: int, progress: Progress | None) -> dict[str, Any]:
-    """Tokenise, pack and write the ``datasets`` files; returns the manifest."""
-    listed = job.documents()
-    sizes = {d.name: d.size() for d in listed}
-    dtype = id_dtype(len(job.tokenizer))
-    packer = Packer(job.seq_len)
-    digest = hashlib.sha256()
-    skipped: list[str] = []
-    count = bytes_in = 0
-    with SegmentWriter(folder, job.seq_len, dtype) as out:
-        for name, ids in tokenize_documents(listed, job.tokenizer_path, workers, skipped):
-            block = packer.feed(ids)
-            digest.update(block.tobytes())
-            out.write(block)
-            count, bytes_in = count + 1, bytes_in + sizes[name]
-            if progress is not None:
-                progress(count + len(skipped), len(listed), packer.tokens_in)
-        if packer.segments == 0:
-            raise _too_short(job, count, packer.tokens_in)
-        out.finish()
-    return {
-        **job.identity(),
-        "documents": count,
-        "skipped": len(skipped),
-        "skipped_names": skipped,
-        "bytes_in": bytes_in,
-        "tokens_in": packer.tokens_in,
-        "segments": packer.segments,
-        "remainder": packer.remainder,
-        "content_sha256": digest.hexdigest(),
-        "vocab_size": len(job.tokenizer),
-        "dtype": dtype.name,
-        "python": job.python(),
-    }
-
-
-def _too_short(job: _Job, count: int, tokens: int) -> DataError:
-    has = f"at most the {tokens} tokens in the {count} documents of {job.source}, split {job.split}"
-    return DataError(problem("data.seq_len", job.seq_len, has, "use shorter segments or more documents"))
