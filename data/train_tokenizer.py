@@ -9,6 +9,7 @@ the code, so that prose does not crowd the indentation and identifiers of the co
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -20,20 +21,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from yarn_train.data.sources import SOURCES, Document, documents, read_all
+from yarn_train.config import DOCUMENT_SOURCES, DataConfig
+from yarn_train.data.documents import Documents, read_all
+from yarn_train.data.sources import open_documents
 from yarn_train.errors import YarnTrainError
 
 BOS, EOS = "<s>", "</s>"
 
 
-def corpus(source: str, path: str | None, held_out: float) -> Iterator[str]:
+def corpus(data: DataConfig) -> Iterator[str]:
     """Texts to train on: all code, and an equal slice of every book capped at the code's bytes in total."""
-    listed = {part: documents(part, path, "train", held_out) for part in source.split("+")}
-    budget = sum(d.size() for d in listed["stdlib"]) if "stdlib" in listed else None
+    listed = {part: part_of(data, part, "train") for part in data.source.split("+")}
+    budget = int(listed["stdlib"].sizes().sum()) if "stdlib" in listed else None
     for part, found in listed.items():
         quota = budget // len(found) if budget is not None and part != "stdlib" else None
         for _, text in read_all(found):
             yield text if quota is None else _middle(text, quota)
+
+
+def part_of(data: DataConfig, part: str, split: str) -> Documents:
+    """One split of one part of a source such as ``stdlib+pg19``."""
+    return open_documents(dataclasses.replace(data, source=part), split)
 
 
 def _middle(text: str, length: int) -> str:
@@ -75,7 +83,7 @@ def save(tokenizer: Tokenizer, out: Path) -> None:
     ).save_pretrained(out)
 
 
-def bytes_per_token(tokenizer: Any, held: list[Document]) -> float:
+def bytes_per_token(tokenizer: Any, held: Documents) -> float:
     """Bytes of UTF-8 per token over documents the tokenizer never saw."""
     total_bytes = total_tokens = 0
     for _, text in read_all(held):
@@ -87,19 +95,25 @@ def bytes_per_token(tokenizer: Any, held: list[Document]) -> float:
 def main() -> None:
     """Parse the arguments, train, save, and report bytes per token on held-out documents of each source."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=SOURCES, default="stdlib")
-    parser.add_argument("--path", help="root folder of the pg19 source")
-    parser.add_argument("--held-out", type=float, default=0.1, help="share of stdlib files never read (default 0.1)")
+    parser.add_argument("--source", choices=DOCUMENT_SOURCES, default="stdlib")
+    parser.add_argument("--path", help="folder, file or hub id of the pg19 or text source")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        help="share of documents never read, of sources without splits (default 0.1)",
+    )
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    data = DataConfig(source=args.source, path=args.path, held_out=args.held_out)
     started = time.perf_counter()
-    tokenizer = train(corpus(args.source, args.path, args.held_out), args.vocab_size)
+    tokenizer = train(corpus(data), args.vocab_size)
     save(tokenizer, args.out)
     print(f"{args.out}: {tokenizer.get_vocab_size()} tokens, trained in {time.perf_counter() - started:.1f} s")
     for part in args.source.split("+"):
-        held = documents(part, args.path, "test", args.held_out)
-        print(f"{part} test split: {bytes_per_token(tokenizer, held):.3f} bytes per token")
+        rate = bytes_per_token(tokenizer, part_of(data, part, "test"))
+        print(f"{part} test split: {rate:.3f} bytes per token")
 
 
 if __name__ == "__main__":

@@ -1,156 +1,115 @@
-"""Where documents come from: the interpreter's own standard library, a folder of books, or both.
+"""Where documents come from: one split of what the options of `data` name, whatever holds it.
 
-Listing never opens a file, so it is cheap for any size; a document's text is read when it is needed, in whichever
-process needs it. The same call gives the same documents in the same order on every machine that holds the same files.
+Listing opens no document, so it is cheap for any size; a text is read when it is needed. The same call gives the same
+documents in the same order on every machine that holds the same files.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sysconfig
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ..config import DOCUMENT_SOURCES, DataConfig
 from ..errors import DataError, problem
+from .documents import Document, Documents, UndecodableError
+from .files import BOOKS_LAYOUT, book_documents, stdlib_documents, text_documents
+from .hub import Found
+from .local import Listing
+from .splits import SPLITS, check_split
+from .tables import open_source, table_documents
 
-SPLITS = ("train", "validation", "test")
-SOURCES = ("stdlib", "pg19", "stdlib+pg19")
-NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
-
-
-class UndecodableError(DataError):
-    """A document that is not UTF-8; callers that read many documents skip and count it."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text, read lazily.
-
-    Attributes:
-        name: unique within its source and equal on every machine: the path below the source's root, with ``/``.
-        path: the file.
-    """
-
-    name: str
-    path: Path
-
-    def read(self) -> str:
-        """The whole text with its line ends as they are in the file.
-
-        Raises:
-            UndecodableError: if the file is not UTF-8.
-            DataError: if it cannot be read.
-        """
-        try:
-            # bytes, not text mode: text mode would rewrite line ends
-            return self.path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UndecodableError(
-                problem(f"document {self.name}", f"byte {error.start} is not UTF-8", "UTF-8", f"re-encode {self.path}")
-            ) from error
-        except OSError as error:
-            raise DataError(
-                problem(f"document {self.name}", str(error), "a readable file", f"check {self.path}")
-            ) from error
-
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
+__all__ = ["Document", "Joined", "UndecodableError", "open_documents", "pinned"]
 
 
-def documents(source: str, path: str | Path | None, split: str, held_out: float = 0.1) -> list[Document]:
-    """List one split of a source, in a deterministic order.
+class Joined(Documents):
+    """Several lists of documents, one after the other."""
+
+    def __init__(self, parts: Sequence[Documents]):
+        self._parts = parts
+        self._starts = [0, *accumulate(len(part) for part in parts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def name(self, index: int) -> str:
+        """See :meth:`Documents.name`."""
+        part, own = self._place(index)
+        return part.name(own)
+
+    def sizes(self) -> np.ndarray:
+        """See :meth:`Documents.sizes`."""
+        return np.concatenate([part.sizes() for part in self._parts])
+
+    def read_bytes(self, index: int) -> bytes:
+        """See :meth:`Documents.read_bytes`."""
+        part, own = self._place(index)
+        return part.read_bytes(own)
+
+    def identity(self) -> dict[str, Any]:
+        """Those of all parts; their keys differ."""
+        return {key: value for part in self._parts for key, value in part.identity().items()}
+
+    def _place(self, index: int) -> tuple[Documents, int]:
+        number = bisect_right(self._starts, index) - 1
+        return self._parts[number], index - self._starts[number]
+
+
+def open_documents(data: DataConfig, split: str) -> Documents:
+    """List one split of a source of texts, in a deterministic order.
+
+    Names are ``json/decoder.py`` for the standard library, ``pg19/train/15.txt`` or ``pg19/train/<row>`` for books,
+    the path below the folder for other texts and ``train/<row>`` for other tables.
 
     Args:
-        source: ``stdlib``, ``pg19`` or ``stdlib+pg19`` (the first, then the second).
-        path: root folder of ``pg19``; not used by ``stdlib``.
-        split: ``train``, ``validation`` or ``test``.
-        held_out: share of stdlib files in validation and test together; ``pg19`` brings its own split.
+        data: ``source`` is ``stdlib``, ``pg19``, ``stdlib+pg19`` (the first, then the second) or ``text``; ``path``,
+            ``revision``, ``column`` and ``held_out`` say where and what.
+        split: ``train``, ``validation`` or ``test``; a source that brings no splits is divided by hash of the name.
 
     Raises:
-        DataError: if the source or split is unknown, a folder is missing or the split is empty.
+        DataError: if the source or split is unknown, files are missing or unreadable, or the split is empty.
     """
-    if source not in SOURCES:
-        raise DataError(problem("data.source", source, " | ".join(SOURCES), "choose one of these"))
-    if split not in SPLITS:
-        raise DataError(problem("split", split, " | ".join(SPLITS), "choose one of these"))
-    found: list[Document] = []
-    for part in source.split("+"):
-        found += _stdlib(split, held_out) if part == "stdlib" else _pg19(path, split)
-    return found
+    check_split(split)
+    if data.source not in DOCUMENT_SOURCES:
+        raise DataError(problem("data.source", data.source, " | ".join(DOCUMENT_SOURCES), "choose one of these"))
+    parts = [_part(part, data, split) for part in data.source.split("+")]
+    return parts[0] if len(parts) == 1 else Joined(parts)
 
 
-def read_all(listed: Iterable[Document], skipped: list[str] | None = None) -> Iterator[tuple[str, str]]:
-    """Read documents one after the other as (name, text); names of undecodable ones are added to ``skipped``."""
-    for document in listed:
-        try:
-            text = document.read()
-        except UndecodableError:
-            if skipped is not None:
-                skipped.append(document.name)
-            continue
-        yield document.name, text
+def pinned(data: DataConfig) -> DataConfig:
+    """The same options with the commit in ``revision`` where ``path`` is a hub id, so that a resumed run reads it too.
 
-
-def split_of(name: str, held_out: float) -> str:
-    """The split of a stdlib file: by hash of its name alone, so every machine holds out the same files.
-
-    The first half of the held-out interval is ``test``, the second ``validation``; a larger ``held_out`` only adds.
+    Raises:
+        DataError: if the path is nothing, or there is no connection and no cache.
     """
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    if position >= held_out:
-        return "train"
-    return "test" if position < held_out / 2 else "validation"
+    if data.path is None or data.source in ("stdlib", "mixture") or Path(data.path).exists():
+        return data
+    found = open_source(data)
+    return dataclasses.replace(data, revision=found.commit) if isinstance(found, Found) else data
 
 
-def stdlib_root() -> Path:
-    """The standard library of the running interpreter; inside a venv, that of the base interpreter."""
-    return Path(sysconfig.get_path("stdlib"))
+def _part(source: str, data: DataConfig, split: str) -> Documents:
+    if source == "stdlib":
+        return stdlib_documents(split, data.held_out)
+    if data.path is None:
+        allowed = f"{BOOKS_LAYOUT}, parquet files, or a hub id" if source == "pg19" else "a folder, file or hub id"
+        raise DataError(problem("data.path", None, allowed, "set data.path=..."))
+    if source == "pg19" and _in_books_layout(Path(data.path)):
+        return book_documents(data.path, split)
+    found = open_source(data)
+    if isinstance(found, Listing) and found.kind == "text":
+        return text_documents(found.root, found.splits, split, data.held_out, data.path)
+    return table_documents(data, found, split, "pg19/" if source == "pg19" else "")
 
 
-def _stdlib(split: str, held_out: float) -> list[Document]:
-    root = stdlib_root()
-    names = [name for name in _python_files(root) if split_of(name, held_out) == split]
-    if not names:
-        raise DataError(
-            problem(
-                "data.held_out",
-                held_out,
-                "a share that leaves files in every split that is read",
-                f"{root} has no *.py file in split {split}; use data.held_out=0.1, or a Python with its library",
-            )
-        )
-    return [Document(name, root / name) for name in names]
-
-
-def _python_files(root: Path) -> list[str]:
-    """Posix paths of the library's ``*.py`` files below ``root``, sorted."""
-    names = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [s for s in subfolders if s not in NOT_STDLIB]
-        names += [(Path(folder) / f).relative_to(root).as_posix() for f in files if f.endswith(".py")]
-    return sorted(names)
-
-
-def _pg19(path: str | Path | None, split: str) -> list[Document]:
-    """Books in DeepMind's layout ``<path>/{train,validation,test}/*.txt``; ``metadata.csv`` is not needed."""
-    layout = "a folder with train/*.txt, validation/*.txt and test/*.txt, one UTF-8 book per file"
-    if path is None:
-        raise DataError(problem("data.path", None, layout, "set data.path=<folder>"))
-    folder = Path(path) / split
-    if not folder.is_dir():
-        raise DataError(
-            problem(
-                "data.path",
-                str(path),
-                layout,
-                f"{folder} is not a folder; the data set's Hugging Face script no longer loads, "
-                "so download the text files (see data/README.md)",
-            )
-        )
-    books = sorted(folder.glob("*.txt"), key=lambda book: book.name)
-    if not books:
-        raise DataError(problem("data.path", str(path), layout, f"{folder} holds no *.txt file"))
-    return [Document(f"pg19/{split}/{book.name}", book) for book in books]
+def _in_books_layout(path: Path) -> bool:
+    """Whether this is a folder of books; one without parquet files is taken for one, for its error's sake."""
+    if not path.is_dir():
+        return False
+    books = any(any((path / split).glob("*.txt")) for split in SPLITS)
+    return books or not any(any(path.glob(where)) for where in ("*.parquet", "*/*.parquet", "**/*.parquet"))

@@ -16,8 +16,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..config import Config, EvalConfig, RopeConfig
-from ..data.sources import documents, read_all
+from ..config import Config, DataConfig, EvalConfig, RopeConfig
+from ..data.documents import read_all
+from ..data.sources import open_documents
 from ..data.tokenize import encode_document
 from ..dist.collectives import barrier, from_main
 from ..dist.mesh import Mesh, ulysses_size
@@ -138,7 +139,7 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
     else:
         score_from, num_tokens = shared_targets(max(windows), stride, options.windows_per_document)
     needed = num_tokens or max(windows) + 1
-    listed = documents(options.source or cfg.data.source, cfg.data.path, options.split, cfg.data.held_out)
+    listed = open_documents(_evaluated(cfg), options.split)
     encoded = ((name, encode_document(tokenizer, text)) for name, text in read_all(listed))
     chosen = choose_documents(encoded, options.documents, needed)
     return Plan(
@@ -149,6 +150,14 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
         score_from=score_from,
         bos_id=bos,
     )
+
+
+def _evaluated(cfg: Config) -> DataConfig:
+    """Where held-out documents come from: data's options with eval's source and path."""
+    path = cfg.eval.path or cfg.data.path
+    # a commit belongs to the data set that it was given for
+    revision = cfg.data.revision if path == cfg.data.path else None
+    return dataclasses.replace(cfg.data, source=cfg.eval.source or cfg.data.source, path=path, revision=revision)
 
 
 def evaluate(
