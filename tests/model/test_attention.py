@@ -31,8 +31,8 @@ from yarn_train.model.attention import (
     local_attend,
 )
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.documents import table
 from yarn_train.model.kept import active_store
-from yarn_train.model.spans import flatten, rectangles
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 causal_attention = attention_function(local_attend("sdpa"))
@@ -212,8 +212,8 @@ def test_the_attention_factor_of_yarn_is_seen_through_the_kernel() -> None:
 
 
 def operator_arguments() -> tuple[Any, ...]:
-    spans = flatten(rectangles([(0, 11)], [(0, 11)], (0, 4)))
-    return (*(t.requires_grad_() for t in qkv(2)), "cpu", 0.3, spans)
+    inputs = (t.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for t in qkv(2))
+    return (*inputs, "cpu", 0.3, table(((0, 4), (0, 3, 9))))
 
 
 def test_the_operator_keeps_what_torch_asks_of_operators() -> None:

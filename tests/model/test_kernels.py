@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from yarn_train.model.kernels import PRIMITIVES, attend, attend_backward, primitive_for, repeat_heads, sum_heads
-from yarn_train.model.merge import new_lse, seq_major
+from yarn_train.model.kernels import attend, attend_backward
+from yarn_train.model.merge import new_lse, repeat_heads, seq_major, sum_heads
+from yarn_train.model.primitives import PRIMITIVES, primitive_for
 from yarn_train.model.spans import Rectangle, rectangles
 
 SCALE = 0.3

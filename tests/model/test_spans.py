@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yarn_train.model.spans import Rectangle, check_documents, disjoint, flatten, rectangles, unflatten
+from yarn_train.model.spans import Rectangle, check_documents, cuts, disjoint, rectangles, stacked
 
 
 def dense(queries: list[int], keys: list[int], starts: list[int]) -> torch.Tensor:
@@ -57,9 +57,33 @@ def test_a_zigzag_rank_needs_one_kernel_call_per_source() -> None:
     assert rectangles(held(1), held(2)) == [Rectangle(3, 6, 0, 6, False)]
 
 
-def test_flatten_and_back() -> None:
-    spans = rectangles([(0, 9)], [(0, 9)], (0, 2))
-    assert unflatten(flatten(spans)) == spans
+def test_sequences_end_to_end_have_their_rectangles_one_after_the_other() -> None:
+    run = [(0, 9)]
+    spans = stacked([rectangles(run, run, (0, 2)), rectangles(run, run)], 9)
+    assert spans == rectangles([(0, 18)], [(0, 18)], (0, 2, 9))
+
+
+@given(st.sets(st.integers(1, 23), max_size=5), st.sets(st.integers(1, 23), max_size=5))
+def test_documents_that_fill_the_diagonal_are_cut_where_they_begin(first, second) -> None:
+    run, starts = [(0, 24)], [[0, *sorted(cut)] for cut in (first, second)]
+    spans = stacked([rectangles(run, run, one) for one in starts], 24)
+    assert cuts(spans, 48) == (*starts[0], *(24 + start for start in starts[1]), 48)
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [],
+        [Rectangle(0, 4, 0, 4, False), Rectangle(4, 9, 4, 9, True)],  # not causal
+        [Rectangle(0, 4, 0, 4, True)],  # rows without keys
+        [Rectangle(4, 9, 4, 9, True)],
+        [Rectangle(0, 4, 0, 4, True), Rectangle(5, 9, 5, 9, True)],
+        [Rectangle(0, 4, 5, 9, True), Rectangle(4, 9, 0, 5, True)],  # not on the diagonal
+        [Rectangle(0, 4, 0, 4, True), Rectangle(4, 9, 0, 4, False), Rectangle(4, 9, 4, 9, True)],
+    ],
+)
+def test_other_rectangles_are_not_taken_for_documents(spans) -> None:
+    assert cuts(spans, 9) is None
 
 
 def test_disjoint() -> None:

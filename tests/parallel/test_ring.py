@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import library
 
 from yarn_train.model.attention import attention
-from yarn_train.model.spans import Rectangle, flatten, rectangles
+from yarn_train.model.documents import table
+from yarn_train.model.spans import Rectangle
 from yarn_train.parallel.ring import ring_attention, spans_for
 
 
@@ -24,7 +25,7 @@ def test_every_rank_has_one_kernel_call_of_the_same_size_at_every_step(ring: int
     local = 64
     for rank in range(ring):
         for source in range(ring):
-            spans = spans_for(rank, source, ring, local, [0])
+            spans = spans_for(rank, source, ring, local, ((0,),))
             assert len(spans) == 1
             assert spans[0].causal == (rank == source)
             assert pairs(spans) == local * local / 2
@@ -32,8 +33,8 @@ def test_every_rank_has_one_kernel_call_of_the_same_size_at_every_step(ring: int
 
 def test_shards_of_other_documents_are_not_computed_at_all() -> None:
     """Four chunks of 8; rank 0 holds the first and the last, which are documents of their own."""
-    assert spans_for(0, 1, 2, 16, [0, 8, 24]) == []
-    assert spans_for(0, 0, 2, 16, [0, 8, 24]) == [Rectangle(0, 8, 0, 8, True), Rectangle(8, 16, 8, 16, True)]
+    assert spans_for(0, 1, 2, 16, ((0, 8, 24),)) == []
+    assert spans_for(0, 0, 2, 16, ((0, 8, 24),)) == [Rectangle(0, 8, 0, 8, True), Rectangle(8, 16, 8, 16, True)]
 
 
 @pytest.fixture
@@ -50,15 +51,13 @@ def group() -> Any:
 def arguments(group: str) -> tuple[Any, ...]:
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 12, heads, 8, generator=g).transpose(1, 2).requires_grad_() for heads in (4, 2, 2))
-    return q, k, v, "cpu", 0.3, [0, 5], group
+    return q, k, v, "cpu", 0.3, table(((0, 5), (0, 3, 7))), group
 
 
 def test_a_ring_of_one_is_the_plain_operator(group: str) -> None:
-    q, k, v, kernel, scale, starts, _ = given = arguments(group)
-    ours, plain = (
-        ring_attention(*given),
-        attention(q, k, v, kernel, scale, flatten(rectangles([(0, 12)], [(0, 12)], starts))),
-    )
+    given = arguments(group)
+    q, k, v = given[:3]
+    ours, plain = ring_attention(*given), attention(*given[:-1])
     upstream = torch.linspace(-1, 1, ours[0].numel()).view(ours[0].shape)
     mine, theirs = (torch.autograd.grad(out, (q, k, v), upstream) for out in (ours[0], plain[0]))
     for got, right in zip((*ours, *mine), (*plain, *theirs), strict=True):

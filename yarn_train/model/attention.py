@@ -24,16 +24,18 @@ from transformers import AttentionInterface
 
 from ..errors import ConfigError, problem
 from . import kernels
+from .documents import apart, causal_squares, end_to_end, from_table, joined, table
 from .kept import through_store
-from .merge import new_lse, seq_major
-from .spans import Documents, check_documents, flatten, rectangles, unflatten
+from .merge import Results, new_lse, seq_major
+from .primitives import primitive_for
+from .spans import Documents, Rectangle
 
 # transformers looks for "sdpa" and "flash" in a name and then applies rules of its own implementations
 SDPA = "yarn_train_torch"
 FLASH_ATTENTION_2 = "yarn_train_fa2"
 
-# (query, key, value, scale, documents) -> output [B, H, S, D]
-Attend = Callable[[Tensor, Tensor, Tensor, float, Documents | None], Tensor]
+# (query, key, value, scale, table of documents) -> output [B, H, S, D]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 
 FLASH_ATTN, AMPERE = (2, 8), (8, 0)  # versions of the package and of GPUs that its kernels need
@@ -64,7 +66,7 @@ def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> K
         version = importlib.metadata.version("flash_attn")
         reason = f"flash_attn {version} on {device.type}, {dtype}"
         return Kernel("flash_attention_2", FLASH_ATTENTION_2, reason, "flash_attention_2")
-    primitive = kernels.primitive_for("sdpa", device.type, dtype)
+    primitive = primitive_for("sdpa", device.type, dtype)
     reason = "asked for by name" if requested == "sdpa" else f"flash_attention_2 not used: {missing}"
     return Kernel("sdpa", SDPA, f"torch {torch.__version__} SDPA, {primitive} kernel; {reason}", primitive)
 
@@ -86,49 +88,85 @@ def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str |
 
 
 @library.custom_op("yarn_train::attention", mutates_args=())
-def attention(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[int]) -> tuple[Tensor, Tensor]:
-    """Attention over rectangles.
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of whole sequences, inside of each document.
 
     Args:
         q: [B, H, S, D]; k, v: [B, Hkv, S, D].
-        kernel: a name of ``kernels.PRIMITIVES``.
-        spans: flattened rectangles that cover every query row, see ``spans.flatten``.
+        kernel: a name of ``primitives.PRIMITIVES``.
+        documents: see ``documents.table``; None is one document per sequence.
 
     Returns:
         output [B, H, S, D] (in memory [B, S, H, D]) and its log-sum-exp [B, H, S]; only the output has a gradient.
+
+    Raises:
+        ValueError: the documents are not those of these sequences.
     """
-    return detached(through_store(lambda: kernels.attend(kernel, q, k, v, scale, unflatten(spans))))
+    return detached(through_store(lambda: _forward(q, k, v, kernel, scale, documents)))
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None) -> Results:
+    rows, length = q.shape[0], q.shape[2]
+    if documents is None:
+        return kernels.attend(kernel, q, k, v, scale, [Rectangle(0, length, 0, length, True)])
+    spans = causal_squares(from_table(documents, rows, length), length)
+    out, lse = kernels.attend(kernel, end_to_end(q), end_to_end(k), end_to_end(v), scale, spans)
+    return apart(out, rows), apart(lse, rows).contiguous()
 
 
 @attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, spans: list[int]) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None) -> tuple[Tensor, Tensor]:
     return fake_result(q)
 
 
 @library.custom_op("yarn_train::attention_backward", mutates_args=())
 def attention_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    documents: Tensor | None,
+    kernel: str,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`attention` by q, k and v."""
-    return kernels.attend_backward(kernel, dout, q, k, v, out, lse, scale, unflatten(spans))
+    rows, length = q.shape[0], q.shape[2]
+    if documents is None:
+        whole = [Rectangle(0, length, 0, length, True)]
+        return kernels.attend_backward(kernel, dout, q, k, v, out, lse, scale, whole)
+    spans = causal_squares(from_table(documents, rows, length), length)
+    inputs = (end_to_end(dout), end_to_end(q), end_to_end(k), end_to_end(v))
+    dq, dk, dv = kernels.attend_backward(kernel, *inputs, end_to_end(out), joined(lse), scale, spans)
+    return apart(dq, rows), apart(dk, rows), apart(dv, rows)
 
 
 @attention_backward.register_fake
 def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel: str, scale: float, spans: list[int]
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    documents: Tensor | None,
+    kernel: str,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return seq_major(q), seq_major(k), seq_major(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, ctx.kernel, ctx.scale, ctx.spans = inputs
+    q, k, v, ctx.kernel, ctx.scale, documents = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(q, k, v, *output)
+    ctx.save_for_backward(q, k, v, *output, documents)
 
 
 def _backward(ctx: Any, dout: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale, ctx.spans)
-    return *gradients, None, None, None
+    return *attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale), None, None, None
 
 
 attention.register_autograd(_backward, setup_context=_save)
@@ -155,28 +193,10 @@ def fake_result(q: Tensor) -> tuple[Tensor, Tensor]:
 def local_attend(kernel: str) -> Attend:
     """Attention of whole sequences on this rank; `kernel` is a name of our config."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None) -> Tensor:
-        primitive = kernels.primitive_for(kernel, q.device.type, q.dtype)
-        run = [(0, q.shape[2])]
-        if documents is not None:
-            check_documents(documents, q.shape[0], q.shape[2])
-        return per_documents(
-            documents, lambda q, k, v, starts: attention(q, k, v, primitive, scale, _spans(run, starts))[0], q, k, v
-        )
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None) -> Tensor:
+        return attention(q, k, v, primitive_for(kernel, q.device.type, q.dtype), scale, documents)[0]
 
     return attend
-
-
-def _spans(run: list[tuple[int, int]], starts: tuple[int, ...]) -> list[int]:
-    return flatten(rectangles(run, run, starts))
-
-
-def per_documents(documents: Documents | None, call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`call(q, k, v, starts)` once for the whole batch where its sequences share their documents, else per sequence."""
-    if documents is None or len(set(documents)) == 1:
-        return call(q, k, v, documents[0] if documents else (0,))
-    rows = [call(q[i : i + 1], k[i : i + 1], v[i : i + 1], starts) for i, starts in enumerate(documents)]
-    return torch.cat([row.transpose(1, 2) for row in rows]).transpose(1, 2)
 
 
 def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
@@ -190,7 +210,7 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
         attention_mask: Tensor | None,
         scaling: float | None = None,
         dropout: float = 0.0,
-        documents: Documents | None = None,
+        documents: Documents | Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         """Causal attention inside each document, without a mask tensor.
@@ -198,7 +218,7 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
         Args:
             query: [batch, heads, tokens, head_dim], rotated.
             key, value: [batch, kv_heads, tokens, head_dim].
-            documents: per sequence, where its documents start; None is one document.
+            documents: per sequence, where its documents start, best as a table; None is one document.
 
         Returns:
             [batch, tokens, heads, head_dim] and None (no attention weights).
@@ -208,6 +228,8 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
         """
         refuse_ignored(query, key, attention_mask, dropout, kwargs)
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        if documents is not None and not isinstance(documents, Tensor):
+            documents = table(documents)
         return attend(query, key, value, float(scale), documents).transpose(1, 2).contiguous(), None
 
     return causal_attention

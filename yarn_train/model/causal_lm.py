@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .documents import table
 from .loss import LOSSES
 from .spans import Documents
 
@@ -49,7 +50,7 @@ class CausalLM(nn.Module):
             labels: [batch, tokens], ALREADY shifted: labels[:, i] is the target of position i.
             documents: per sequence, where its documents start; attention stays inside of them. None is one document.
         """
-        mask = {} if documents is None else {"documents": documents}  # reaches the attention function as it is
+        mask = {} if documents is None else {"documents": table(documents)}  # reaches the attention function as it is
         hidden = self.decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **mask).last_hidden_state
         head = self.model.get_output_embeddings()
         if labels is None:

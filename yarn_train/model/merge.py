@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Results = tuple[Tensor, Tensor]  # output [B, H, S, D] and its log-sum-exp [B, H, S]
+Gradients = tuple[Tensor, Tensor, Tensor]  # by q, k and v
 
 
 def accumulator(t: Tensor) -> torch.dtype:
@@ -23,6 +24,18 @@ def seq_major(like: Tensor, dtype: torch.dtype | None = None, zero: bool = False
 def new_lse(q: Tensor) -> Tensor:
     """An empty log-sum-exp for `q`."""
     return torch.empty(q.shape[:3], dtype=accumulator(q), device=q.device)
+
+
+def repeat_heads(t: Tensor, heads: int) -> Tensor:
+    """[B, Hkv, ...] -> [B, heads, ...], each head repeated for the query heads that share it."""
+    return t if t.shape[1] == heads else t.repeat_interleave(heads // t.shape[1], dim=1)
+
+
+def sum_heads(t: Tensor, heads: int) -> Tensor:
+    """The gradient of :func:`repeat_heads`: [B, H, ...] -> [B, heads, ...], summed in float32."""
+    if t.shape[1] == heads:
+        return t
+    return t.unflatten(1, (heads, -1)).sum(2, dtype=accumulator(t)).to(t.dtype)
 
 
 class Merger:

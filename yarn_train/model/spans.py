@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
+from operator import eq
 from typing import NamedTuple
 
 Run = tuple[int, int]  # positions [start, end) that lie next to each other in memory
@@ -115,15 +116,20 @@ def disjoint(intervals: Iterable[tuple[int, int]]) -> bool:
     return all(a[1] <= b[0] for a, b in pairwise(sorted(intervals)))
 
 
-def flatten(found: Iterable[Rectangle]) -> list[int]:
-    """Five integers per rectangle: what an operator's schema can carry."""
-    return [int(number) for one in found for number in one]
+def stacked(per_row: Iterable[Iterable[Rectangle]], length: int) -> list[Rectangle]:
+    """Rectangles of several sequences as those of one in which they lie end to end, `length` rows each."""
+    return [
+        Rectangle(s.q0 + first, s.q1 + first, s.k0 + first, s.k1 + first, s.causal)
+        for first, spans in zip(count(step=length), per_row, strict=False)
+        for s in spans
+    ]
 
 
-def unflatten(numbers: Sequence[int]) -> list[Rectangle]:
-    """The inverse of :func:`flatten`."""
-    rows = (numbers[at : at + 5] for at in range(0, len(numbers), 5))
-    return [Rectangle(q0, q1, k0, k1, bool(causal)) for q0, q1, k0, k1, causal in rows]
+def cuts(spans: Sequence[Rectangle], length: int) -> tuple[int, ...] | None:
+    """Where documents begin, and at the end `length`, if `spans` are causal squares that fill the diagonal; or None."""
+    ends = (0, *(s.q1 for s in spans))
+    squares = (Rectangle(start, end, start, end, True) for start, end in pairwise(ends))
+    return ends if ends[-1] == length and all(map(eq, spans, squares)) else None
 
 
 def check_documents(documents: Documents, rows: int, length: int) -> None:

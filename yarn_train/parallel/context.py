@@ -20,9 +20,8 @@ from ..config import ParallelConfig
 from ..data.batch import IGNORE_INDEX, Batch
 from ..dist.mesh import Mesh, ulysses_size
 from ..errors import problem
-from ..model import kernels
-from ..model.attention import Attend, Kernel, attention, per_documents, register
-from ..model.spans import Documents, check_documents, flatten, rectangles
+from ..model.attention import Attend, Kernel, attention, register
+from ..model.primitives import primitive_for
 from .ring import ring_attention
 from .shard import Layout
 from .ulysses import to_heads, to_sequence
@@ -104,22 +103,17 @@ def context_problems(parallel: ParallelConfig, config: PretrainedConfig) -> list
 def context_attend(kernel: str, layout: Layout, ring: str, ulysses: str) -> Attend:
     """Attention over a shared sequence; `kernel` is a name of our config, `ring` and `ulysses` are group names."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Documents | None) -> Tensor:
-        primitive = kernels.primitive_for(kernel, q.device.type, q.dtype)
-        length = q.shape[2] * layout.size
-        if documents is not None:
-            check_documents(documents, q.shape[0], length)
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None) -> Tensor:
+        primitive = primitive_for(kernel, q.device.type, q.dtype)
 
-        def compute(q: Tensor, k: Tensor, v: Tensor, starts: tuple[int, ...]) -> Tensor:
+        def compute(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if layout.ring > 1:
-                return ring_attention(q, k, v, primitive, scale, list(starts), ring)[0]
-            run = [(0, length)]
-            return attention(q, k, v, primitive, scale, flatten(rectangles(run, run, starts)))[0]
+                return ring_attention(q, k, v, primitive, scale, documents, ring)[0]
+            return attention(q, k, v, primitive, scale, documents)[0]
 
         if layout.ulysses == 1:
-            return per_documents(documents, compute, q, k, v)
-        q, k, v = to_heads(q, k, v, ulysses, layout.ulysses)
-        return to_sequence(per_documents(documents, compute, q, k, v), ulysses, layout.ulysses)
+            return compute(q, k, v)
+        return to_sequence(compute(*to_heads(q, k, v, ulysses, layout.ulysses)), ulysses, layout.ulysses)
 
     return attend
 

@@ -21,9 +21,10 @@ from torch import Tensor, library
 
 from ..model import kernels
 from ..model.attention import detached, fake_result
+from ..model.documents import apart, end_to_end, from_table, joined
 from ..model.kept import through_store
 from ..model.merge import Merger, accumulator, seq_major
-from ..model.spans import Rectangle, rectangles
+from ..model.spans import Documents, Rectangle, rectangles, stacked
 from .shard import Layout
 from .ulysses import process_group
 
@@ -80,22 +81,27 @@ def wait(transfers: list[dist.Work]) -> None:
         transfer.wait()
 
 
-def spans_for(rank: int, source: int, ring: int, local: int, starts: list[int]) -> list[Rectangle]:
-    """What the queries of `rank` see of the keys of `source`; each rank holds `local` tokens in zigzag order."""
+def spans_for(rank: int, source: int, ring: int, local: int, documents: Documents) -> list[Rectangle]:
+    """What the queries of `rank` see of the keys of `source`; each rank holds `local` tokens in zigzag order.
+
+    Args:
+        documents: per sequence, where its documents start; the sequences lie end to end.
+    """
     layout, length = Layout(ring, 1), ring * local
-    return rectangles(layout.ring_runs(length, rank), layout.ring_runs(length, source), starts)
+    queries, keys = layout.ring_runs(length, rank), layout.ring_runs(length, source)
+    return stacked([rectangles(queries, keys, starts) for starts in documents], local)
 
 
 @library.custom_op("yarn_train::ring_attention", mutates_args=())
 def ring_attention(
-    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, starts: list[int], group: str
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None, group: str
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of a sequence shared by a ring of ranks in zigzag order.
+    """Causal attention of sequences shared by a ring of ranks in zigzag order.
 
     Args:
         q: [B, H, S, D]; k, v: [B, Hkv, S, D]: this rank's tokens, chunks r and 2R-1-r of 2R.
-        kernel: a name of ``kernels.PRIMITIVES``.
-        starts: positions in the whole sequence at which documents start, 0 first; the same for all of the batch.
+        kernel: a name of ``primitives.PRIMITIVES``.
+        documents: those of the whole sequences, see ``documents.table``; None is one document per sequence.
         group: name of the process group.
 
     Returns:
@@ -103,18 +109,22 @@ def ring_attention(
     """
 
     def compute() -> tuple[Tensor, Tensor]:
-        ring, merger = Ring(process_group(group)), Merger(q)
+        ring, rows, local = Ring(process_group(group)), q.shape[0], q.shape[2]
+        found = from_table(documents, rows, ring.size * local)
+        queries = end_to_end(q)
+        merger = Merger(queries)
         for source, keys, values in ring.shards(k, v):
-            spans = spans_for(ring.rank, source, ring.size, q.shape[2], starts)
-            kernels.attend_into(merger, kernel, q, keys, values, scale, spans)
-        return merger.result()
+            spans = spans_for(ring.rank, source, ring.size, local, found)
+            kernels.attend_into(merger, kernel, queries, end_to_end(keys), end_to_end(values), scale, spans)
+        out, lse = merger.result()
+        return apart(out, rows), apart(lse, rows).contiguous()
 
     return detached(through_store(compute))
 
 
 @ring_attention.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, starts: list[int], group: str
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None, group: str
 ) -> tuple[Tensor, Tensor]:
     return fake_result(q)
 
@@ -127,22 +137,26 @@ def ring_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
+    documents: Tensor | None,
     kernel: str,
     scale: float,
-    starts: list[int],
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`ring_attention` by this rank's q, k and v."""
-    ring, sums = Ring(process_group(group)), accumulator(q)
+    ring, sums, local = Ring(process_group(group)), accumulator(q), q.shape[2]
+    found = from_table(documents, q.shape[0], ring.size * local)
     dq = seq_major(q, sums, zero=True)
+    upstream, queries, results = end_to_end(dout), end_to_end(q), (end_to_end(out), joined(lse))
     shape = (2, *k.transpose(1, 2).shape)
     arriving = torch.empty(shape, dtype=sums, device=k.device)
     transfer: list[dist.Work] = []
     for step, (source, keys, values) in enumerate(ring.shards(k, v)):
         shard = torch.zeros(shape, dtype=sums, device=k.device)  # what this rank adds to the gradients of the source
         dk, dv = shard.transpose(2, 3).unbind()
-        spans = spans_for(ring.rank, source, ring.size, q.shape[2], starts)
-        kernels.backward_into(dq, dk, dv, kernel, dout, q, keys, values, out, lse, scale, spans)
+        spans = spans_for(ring.rank, source, ring.size, local, found)
+        totals = (end_to_end(dq), end_to_end(dk), end_to_end(dv))
+        inputs = (upstream, queries, end_to_end(keys), end_to_end(values))
+        kernels.backward_into(*totals, kernel, *inputs, *results, scale, spans)
         wait(transfer)
         if step:
             shard += arriving  # what the ranks before this one have added
@@ -166,22 +180,22 @@ def _(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
+    documents: Tensor | None,
     kernel: str,
     scale: float,
-    starts: list[int],
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return seq_major(q), seq_major(k), seq_major(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, ctx.kernel, ctx.scale, ctx.starts, ctx.group = inputs
+    q, k, v, ctx.kernel, ctx.scale, documents, ctx.group = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(q, k, v, *output)
+    ctx.save_for_backward(q, k, v, *output, documents)
 
 
 def _backward(ctx: Any, dout: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = ring_attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale, ctx.starts, ctx.group)
+    gradients = ring_attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale, ctx.group)
     return *gradients, None, None, None, None
 
 
