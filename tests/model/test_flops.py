@@ -57,6 +57,28 @@ def test_the_formula_is_what_torch_counts_with_attention_at_half_of_the_square(
     assert ours == counted["aten.mm"] + counted["aten.bmm"] / 2
 
 
+DOCUMENTS = ((0, 3, 4), (0, 10))
+
+
+def test_attention_counts_each_documents_own_square() -> None:
+    lengths = [3, 1, 12, 10, 6]
+    assert flops.squared_lengths(DOCUMENTS, 2, 16) == sum(n**2 for n in lengths)
+    whole = flops.attention_flops(None, 2, 16, num_layers=3, attention_width=8)
+    assert whole == flops.attention_flops(((0,), (0,)), 2, 16, 3, 8) == 6 * 3 * 8 * 2 * 16**2
+    alone = sum(flops.attention_flops(None, 1, n, 3, 8) for n in lengths)
+    assert flops.attention_flops(DOCUMENTS, 2, 16, 3, 8) == alone
+
+
+def test_without_documents_a_batchs_flops_are_those_per_token() -> None:
+    per_token = flops.flops_per_token(1000, 3, 8, 16)
+    assert 6.0 * 1000 * 32 + flops.attention_flops(None, 2, 16, 3, 8) == per_token * 32
+
+
+def test_a_shards_padding_counts_for_nothing() -> None:
+    """Context parallelism adds a document that starts where the sequence ends."""
+    assert flops.squared_lengths(((0, 3, 16),), 1, 16) == flops.squared_lengths(((0, 3),), 1, 16)
+
+
 @pytest.mark.parametrize(
     ("name", "peak"),
     [

@@ -2,16 +2,20 @@
 
 FLOPs per token = 6 * N_matmul + 6 * layers * heads * head_dim * seq_len: forward and backward of every matrix product
 with a weight (the output head included, embedding look-ups not), and of causal attention, counted once at half of the
-square; recomputation is not counted. What a GPU really computes, recomputation included, is :func:`hardware_work`.
+square; recomputation is not counted. Where attention stays inside of documents, each one's own square counts. What a
+GPU really computes, recomputation included, is :func:`hardware_work`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
+
+from .spans import Documents
 
 # Dense bf16 tensor-core peak in FLOP/s, from the vendor's data sheets (without sparsity).
 # A name matches when the device's name has all of its words; the first match counts, so the slower variants come first.
@@ -36,6 +40,20 @@ def matmul_parameters(model: nn.Module) -> int:
 def flops_per_token(num_matmul: int, num_layers: int, attention_width: int, seq_len: int) -> float:
     """Training FLOPs per token; `attention_width` is query heads * head_dim."""
     return 6.0 * num_matmul + 6.0 * num_layers * attention_width * seq_len
+
+
+def squared_lengths(documents: Documents | None, rows: int, length: int) -> int:
+    """The sum of the squared lengths of a batch's documents; None is one document in each of `rows` sequences."""
+    if documents is None:
+        return rows * length**2
+    return sum((end - start) ** 2 for starts in documents for start, end in pairwise((*starts, length)))
+
+
+def attention_flops(
+    documents: Documents | None, rows: int, length: int, num_layers: int, attention_width: int
+) -> float:
+    """Training FLOPs of attention for a batch of whole sequences: what :func:`flops_per_token` has, by document."""
+    return 6.0 * num_layers * attention_width * squared_lengths(documents, rows, length)
 
 
 @dataclass(frozen=True)
