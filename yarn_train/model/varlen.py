@@ -23,7 +23,7 @@ Cuts = tuple[int, ...]
 
 LSE_ALIGNMENT = 32  # the memory-efficient kernel's rows of log-sum-exp are padded to a multiple of this, with inf
 FROM_TOP_LEFT = 1  # its name for the causal mask
-MAX_PADDING = 4  # rows of its log-sum-exp for every token; a longer and many short documents would make many
+MAX_PADDING = 16  # rows of it for every token; one long and many short documents would make it large
 
 
 def always(cuts: Cuts) -> bool:
