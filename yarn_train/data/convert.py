@@ -13,6 +13,11 @@ from typing import Any
 from ..errors import DataError, problem
 
 SCRIPT = "Dataset scripts are no longer supported"
+EXACT: dict[str, dict[str, Any]] = {
+    "text": {"sample_by": "document"},  # else by lines; line ends become \n
+    "json": {"on_mixed_types": None},  # else a column with another type in some line is encoded again as JSON
+    "csv": {"keep_default_na": False},  # else the words NA, null and None are missing values
+}  # builder -> options without which it changes texts; they become part of the name of its cache folder
 MOST_OF_A_REASON = 300  # characters
 HINTS = {
     "zstd": " (pip install zstandard)",
@@ -46,11 +51,12 @@ def convert(path: str, builder: str, **options: Any) -> dict[str, Any]:
     """
     import datasets
 
-    with _quiet() as told:
+    with quiet() as told:
         try:
             made = datasets.load_dataset_builder(builder, **options)
-            if made.name == "text":  # by lines otherwise; its line ends become \n
-                made = datasets.load_dataset_builder(builder, **options, sample_by="document")
+            exact = {key: value for key, value in EXACT.get(made.name, {}).items() if hasattr(made.config, key)}
+            if exact:
+                made = datasets.load_dataset_builder(builder, **options, **exact)
             made.download_and_prepare()
             return {str(name): split for name, split in made.as_dataset().items()}
         except Exception as error:  # of pyarrow, pandas, ujson, fsspec, compression ...: files make them raise anything
@@ -87,7 +93,7 @@ def script_based(path: str) -> DataError:
 
 
 @contextmanager
-def _quiet() -> Iterator[list[str]]:
+def quiet() -> Iterator[list[str]]:
     """Collects what ``datasets`` would log, and draws its bars only for somebody who watches."""
     import datasets
     from huggingface_hub import utils as hub

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, problem
-from .convert import Tables, convert, failed, script_based
+from .convert import EXACT, Tables, convert, failed, script_based
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+(?::[\w.-]+)?")
@@ -124,12 +124,17 @@ def _cache_folders(repository: str) -> list[Path]:
     *owner, name = repository.split("/")
     root = Path(datasets.config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(name)])
     found = [f for f in root.glob("*/*/*") if COMMIT.fullmatch(f.name) and (f / "dataset_info.json").is_file()]
-    return sorted(found, key=lambda folder: folder.stat().st_mtime)
+    # one without options of its own was not converted by us, and may be texts by lines
+    usable = [f for f in found if _info(f).get("builder_name") not in EXACT or f.parts[-3] != _config_of(f)]
+    return sorted(usable, key=lambda folder: folder.stat().st_mtime)
 
 
 def _config_of(folder: Path) -> str:
-    described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    return str(described.get("config_name") or folder.parts[-3])
+    return str(_info(folder).get("config_name") or folder.parts[-3])
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")))
 
 
 def _open_cached(found: Found, path: str) -> dict[str, Any]:

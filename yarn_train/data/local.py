@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError, problem
 from .convert import Tables, convert, failed
+from .json_rows import convert_json
 from .splits import by_file_name
 
 KINDS = {
@@ -91,10 +92,11 @@ def open_local(listing: Listing, path: str, column: str) -> Tables:
         return Tables(_load_saved(listing.root, path), identity)
     if listing.kind == "parquet":
         _check_parquet(listing, path, column)
+    if listing.kind == "json":
+        files = {split: [listing.root / name for name in names] for split, names in listing.splits.items()}
+        return Tables(convert_json(path, files, column, identity["files_sha256"]), identity)
     where = {s: [glob.escape(str((listing.root / n).absolute())) for n in ns] for s, ns in listing.splits.items()}
-    # pandas reads the words NA, null and None in a csv file as missing
-    options = {"keep_default_na": False} if listing.kind == "csv" else {}
-    return Tables(convert(path, listing.kind, data_files=where, **options), identity)
+    return Tables(convert(path, listing.kind, data_files=where), identity)
 
 
 def missing_column(path: str, column: str, there: list[str]) -> DataError:

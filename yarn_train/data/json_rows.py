@@ -1,0 +1,143 @@
+"""One column of JSON files, exactly: lines of objects, a list of objects or strings, or a single object.
+
+``datasets`` reads JSON too, but guesses types from the first megabytes, and where a later line has another one it
+encodes the whole column again: texts would arrive with quotation marks around them and escapes inside.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import DataError, problem
+from .convert import quiet
+
+
+def convert_json(path: str, splits: dict[str, list[Path]], column: str, fingerprint: str) -> dict[str, Any]:
+    """Splits of a data set of JSON files with the one column ``column``, converted to Arrow unless the cache has them.
+
+    Texts that are no UTF-8 become nulls.
+
+    Args:
+        path: what the user named, for errors.
+        splits: split -> files.
+        column: ``input_ids`` holds lists of integers, any other column texts.
+        fingerprint: of the files' content; another one converts them again.
+
+    Raises:
+        DataError: naming file and line that cannot be read, lack the column or hold something else in it.
+    """
+    from datasets import Dataset, Features, List, Value
+    from datasets.exceptions import DatasetGenerationError
+
+    kind = List(Value("int64")) if column == "input_ids" else Value("large_string")
+    converted = {}
+    for split, files in splits.items():
+        given = {"files": tuple(str(file) for file in files), "column": column, "fingerprint": fingerprint}
+        try:
+            with quiet():
+                converted[split] = Dataset.from_generator(_rows, features=Features({column: kind}), gen_kwargs=given)
+        except (DatasetGenerationError, DataError, OSError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, DataError) else error
+            if isinstance(cause, DataError):
+                raise DataError(str(cause)) from error
+            raise DataError(problem("data.path", path, "files that can be converted", str(cause))) from error
+    return converted
+
+
+def _rows(files: Sequence[str], column: str, fingerprint: str) -> Iterator[dict[str, Any]]:
+    wanted = list if column == "input_ids" else str
+    for file in files:
+        for line, row in _objects(Path(file)):
+            value = row.get(column) if isinstance(row, dict) else row
+            if isinstance(row, dict) and column not in row:
+                got, there = f"{column}, missing in {_place(file, line)}", ", ".join(map(str, row))
+                raise DataError(problem("data.column", got, f"a column of every row: {there}", "set data.column"))
+            if value is not None and not (isinstance(value, wanted) and _are_ids(value)):
+                got = f"{column} of type {type(value).__name__} in {_place(file, line)}"
+                raise DataError(problem("data.column", got, _NAMES[wanted], "set data.column, or correct the row"))
+            yield {column: value if not isinstance(value, str) or _is_text(value) else None}
+
+
+_NAMES = {str: "strings", list: "lists of integers"}
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, str) or all(type(number) is int for number in value)
+
+
+def _is_text(value: str) -> bool:
+    """JSON can write half a surrogate pair, which is no character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _objects(file: Path) -> Iterator[tuple[int, Any]]:
+    """(line number or position from 1, value) of every row; None for one that is not UTF-8."""
+    number = 0
+    try:
+        with _open(file) as stream:
+            first = stream.readline().removeprefix(b"\xef\xbb\xbf")
+            if first.lstrip()[:1] == b"[" or _begins_a_long_object(first):
+                whole = _parsed(file, 1, first + stream.read())
+                yield from enumerate(whole if isinstance(whole, list) else [whole], 1)
+                return
+            line = first
+            while line:
+                number += 1
+                if line.strip():
+                    yield number, _parsed(file, number, line)
+                line = stream.readline()
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ImportError) as error:
+        raise _unreadable(file, str(error)) from error
+    if number == 0:
+        raise _unreadable(file, "there is no row in it")
+
+
+def _begins_a_long_object(line: bytes) -> bool:
+    """Whether an object goes on in the next line, as in files that are indented for people."""
+    return line.strip() == b"{" or line.rstrip()[-1:] == b","
+
+
+def _parsed(file: Path, number: int, text: bytes) -> Any:
+    try:
+        value = json.loads(text)
+    except UnicodeDecodeError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(file, f"line {number} is no JSON: {error}") from error
+    return value
+
+
+def _open(file: Path) -> IO[bytes]:
+    opener: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstd}
+    opened: IO[bytes] = opener.get(file.suffix.lower(), open)(file, "rb")
+    return opened
+
+
+def _open_zstd(file: Path, mode: str) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise ImportError("it is compressed with zstd: pip install zstandard") from error
+    opened: IO[bytes] = zstandard.open(file, mode)
+    return opened
+
+
+def _place(file: str, line: int) -> str:
+    return f"row {line} of {Path(file).name}"
+
+
+def _unreadable(file: Path, reason: str) -> DataError:
+    return DataError(
+        problem("data.path", f"file {file.name}", "complete JSON files", f"{reason}; replace or leave out")
+    )
