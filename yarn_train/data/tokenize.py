@@ -9,16 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import re
-import signal
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +18,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..errors import DataError, problem
-from .sources import Document, UndecodableError
-
-IN_FLIGHT_PER_WORKER = 4  # documents read ahead: enough to hide one long book, few enough to bound memory
+from .documents import Document, UndecodableError
+from .encode import Encoder, Recipe, recipe_of
+from .pool import Pool
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -92,9 +84,14 @@ def encode_document(tokenizer: Any, text: str) -> np.ndarray:
     backend = tokenizer.backend_tokenizer
     before = backend.encode_special_tokens
     try:
-        return _Encoder(backend, *bracket_ids(tokenizer), id_dtype(len(tokenizer))).encode(text)
+        return Encoder(backend, *bracket_ids(tokenizer), id_dtype(len(tokenizer))).encode(text)
     finally:
         backend.encode_special_tokens = before
+
+
+def cutting(tokenizer: Any) -> str:
+    """One line that says whether a tokenizer's documents are tokenised in pieces or whole, and why."""
+    return _recipe(tokenizer).cutting.reason
 
 
 def tokenize_documents(
@@ -103,7 +100,8 @@ def tokenize_documents(
     """Read and tokenise documents as (name, ids [n + 2] with BOS and EOS), in the order given, whatever ``workers``.
 
     Args:
-        documents: read lazily, at most a few per worker ahead of the consumer.
+        documents: read lazily in this process, at most a few tasks of ``encode.CHUNK`` characters per worker ahead of
+            the consumer.
         tokenizer_path: local folder or hub id.
         workers: processes; 0 is one per available CPU core, 1 runs in this process.
         skipped: names of documents that are not UTF-8 are added to it; they are not yielded.
@@ -111,19 +109,31 @@ def tokenize_documents(
     Raises:
         DataError: if the tokenizer or a document cannot be read, or a worker process dies.
     """
-    tokenizer = load_tokenizer(tokenizer_path)
-    settings = (tokenizer.backend_tokenizer.to_str(), *bracket_ids(tokenizer), id_dtype(len(tokenizer)).str)
+    recipe = _recipe(load_tokenizer(tokenizer_path))
     workers = resolve_workers(workers)
-    if workers == 1:
-        encoder = _Encoder.restore(*settings)
-        results: Iterable[tuple[str, np.ndarray | None]] = (_bracketed(encoder, d) for d in documents)
-    else:
-        results = _in_processes(documents, settings, workers)
-    for name, ids in results:
-        if ids is not None:
-            yield name, ids
+    for document, found in _alone(documents, recipe) if workers == 1 else Pool(recipe, workers).tokenize(documents):
+        if isinstance(found, np.ndarray):
+            yield document.name, recipe.bracketed(found)
+        elif not isinstance(found, UndecodableError):
+            raise found
         elif skipped is not None:
-            skipped.append(name)
+            skipped.append(document.name)
+
+
+def _recipe(tokenizer: Any) -> Recipe:
+    return recipe_of(tokenizer.backend_tokenizer.to_str(), *bracket_ids(tokenizer), id_dtype(len(tokenizer)))
+
+
+def _alone(documents: Iterable[Document], recipe: Recipe) -> Iterator[tuple[Document, np.ndarray | DataError]]:
+    """Documents tokenised in this process."""
+    encoder = recipe.encoder()
+    for document in documents:
+        try:
+            text = document.read()
+        except UndecodableError as error:
+            yield document, error
+        else:
+            yield document, encoder.encode(text)
 
 
 def resolve_workers(workers: int) -> int:
@@ -131,105 +141,3 @@ def resolve_workers(workers: int) -> int:
     if workers:
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Encoder:
-    """A backend set up for documents: no truncation, no padding, special tokens in the text are plain text."""
-
-    def __init__(self, backend: Tokenizer, bos: int, eos: int, dtype: np.dtype):
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
-        self.backend, self.bos, self.eos, self.dtype = backend, bos, eos, dtype
-
-    @classmethod
-    def restore(cls, serialized: str, bos: int, eos: int, dtype: str) -> _Encoder:
-        return cls(Tokenizer.from_str(serialized), bos, eos, np.dtype(dtype))
-
-    def encode(self, text: str) -> np.ndarray:
-        ids = self._ids(text)
-        if self._has_marker(ids):
-            ids = np.concatenate([self._ids(piece) for piece in self._without_markers(text)])
-        if self._has_marker(ids):
-            raise DataError(
-                problem(
-                    "tokenizer",
-                    "ids of BOS or EOS from plain text",
-                    "special tokens that ordinary text cannot produce",
-                    "give the tokenizer a bos_token and eos_token of their own",
-                )
-            )
-        return ids
-
-    def _ids(self, text: str) -> np.ndarray:
-        # encode_batch_fast keeps no character offsets: three times as fast on a book. A batch of one text stays on
-        # this thread, so the library's own thread pool never starts and needs no environment variable to forbid it.
-        (encoded,) = self.backend.encode_batch_fast([text], add_special_tokens=False)
-        return np.array(encoded.ids, dtype=self.dtype)
-
-    def _has_marker(self, ids: np.ndarray) -> bool:
-        return bool(((ids == self.bos) | (ids == self.eos)).any())
-
-    def _without_markers(self, text: str) -> list[str]:
-        """Cut inside every marker written in the text, where its merges (or a non-special flag) made it one token."""
-        markers = {self.backend.id_to_token(i) or "" for i in (self.bos, self.eos)}
-        cuts = {m.start() + 1 for marker in markers - {""} for m in re.finditer(re.escape(marker), text)}
-        edges = [0, *sorted(cuts), len(text)]
-        return [text[a:b] for a, b in pairwise(edges)]
-
-
-def _bracketed(encoder: _Encoder, document: Document) -> tuple[str, np.ndarray | None]:
-    """(name, [BOS, ids, EOS]), or (name, None) for a document that is not UTF-8."""
-    try:
-        ids = encoder.encode(document.read())
-    except UndecodableError:
-        return document.name, None
-    return document.name, np.concatenate([[encoder.bos], ids, [encoder.eos]]).astype(encoder.dtype)
-
-
-_worker_encoder: _Encoder | None = None  # one per worker process, set by its initializer
-
-
-def _start_worker(*settings: Any) -> None:
-    global _worker_encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, once
-    # A parent that is killed cannot stop its workers, and they would wait for work for ever.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _worker_encoder = _Encoder.restore(*settings)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(document: Document) -> tuple[str, np.ndarray | None]:
-    assert _worker_encoder is not None
-    return _bracketed(_worker_encoder, document)
-
-
-def _in_processes(
-    documents: Iterable[Document], settings: tuple[Any, ...], workers: int
-) -> Iterator[tuple[str, np.ndarray | None]]:
-    """Ordered map over worker processes with a bounded number of documents in flight."""
-    # spawn: a forked child of a process with threads (torch, CUDA, NCCL) may deadlock
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=settings)
-    try:
-        source = iter(documents)
-        flight: deque[Future[tuple[str, np.ndarray | None]]] = deque()
-        for document in islice(source, workers * IN_FLIGHT_PER_WORKER):
-            flight.append(pool.submit(_work, document))
-        while flight:
-            result = flight.popleft().result()
-            for document in islice(source, 1):
-                flight.append(pool.submit(_work, document))
-            yield result
-    except BrokenProcessPool as error:
-        raise DataError(
-            problem("data.workers", workers, "as many as fit in memory", "a worker process died; try data.workers=1")
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
