@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from yarn_train import config as schema
 from yarn_train.config import Config
-from yarn_train.data.batch import IGNORE_INDEX, Batch
+from yarn_train.data.batch import IGNORE_INDEX, Batch, make_batch
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.dist.collectives import sum_scalar
 from yarn_train.engine.fsdp2 import PREFIX
@@ -54,20 +54,33 @@ TOPOLOGIES: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {
     "Ulysses 2 x FSDP2 2": (4, {"parallel": {"context": 2}}),
     "ring 2, ZeRO-3": (2, {"engine": {"name": "deepspeed"}, "parallel": {"context": 2, "context_method": "ring"}}),
 }
+BLOCK = {"data": {"document_mask": "block"}}
+TOPOLOGIES |= {  # documents that no token looks out of, one of them over each shard boundary
+    "FSDP2 x2, documents": (2, BLOCK),
+    "ring 2, ZeRO-3, documents": (2, {**TOPOLOGIES["ring 2, ZeRO-3"][1], **BLOCK}),
+    "Ulysses 2, documents": (2, {**TOPOLOGIES["Ulysses 2"][1], **BLOCK}),
+}
+DOCUMENTS = ((0, 5, 30), (0,), (0, 21, 22), (0, 1, 43))
 LOSSES = ("full", "chunked")
 ACTIVATIONS = ("none", "full", "attention", "offload")
 
 
-def global_batch(vocab_size: int) -> Batch:
-    """Every awkward case at once: rows of unequal numbers of labels, one without any, labels at shard boundaries."""
+def global_batch(vocab_size: int, masked: bool) -> Batch:
+    """Every awkward case at once: rows of unequal numbers of labels, one without any, labels at shard boundaries.
+
+    Args:
+        masked: whether attention stays inside of DOCUMENTS.
+    """
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(0, vocab_size, (ROWS, TOKENS + 1), generator=generator)
     labels = ids[:, 1:].clone()
     labels[1] = IGNORE_INDEX  # with 4 data ranks one has nothing to learn; with 2, one of its micro-batches
     labels[2, TOKENS // 2 :] = IGNORE_INDEX  # with Ulysses 2 the whole second shard
     labels[3, :7] = IGNORE_INDEX
-    positions = torch.arange(TOKENS).expand(ROWS, TOKENS).contiguous()
-    return Batch(ids[:, :-1].contiguous(), labels, positions, int((labels != IGNORE_INDEX).sum()))
+    batch = make_batch(ids[:, :-1].contiguous(), DOCUMENTS if masked else None)
+    if masked:
+        labels[batch.labels == IGNORE_INDEX] = IGNORE_INDEX
+    return dataclasses.replace(batch, labels=labels, num_valid=int((labels != IGNORE_INDEX).sum()))
 
 
 def config(model: str, options: dict[str, dict[str, Any]], loss: str, activation: str) -> Config:
@@ -89,7 +102,7 @@ def run_cell(cfg: Config, runtime: dist_runtime.Runtime) -> dict[str, Any]:
     engine, _ = build_engine(cfg, base, cfg.model.path, kernel, mesh, runtime.device, lambda line: None)
     module = engine.module
     rope_hf.verify_tables(module.model, rope_hf.table_for(base, cfg.rope))
-    whole = global_batch(base.vocab_size)
+    whole = global_batch(base.vocab_size, cfg.data.document_mask == "block")
     shards = []
     for row in range(mesh.data_rank, ROWS, mesh.data_size):
         labels = whole.labels[row : row + 1]
@@ -98,13 +111,14 @@ def run_cell(cfg: Config, runtime: dist_runtime.Runtime) -> dict[str, Any]:
             input_ids=whole.input_ids[row : row + 1],
             labels=labels,
             position_ids=whole.position_ids[row : row + 1],
+            documents=whole.documents and whole.documents[row : row + 1],
             num_valid=int((labels != IGNORE_INDEX).sum()),
         )
         shards.append(context.shard(row_batch))
     tokens = sum_scalar(torch.tensor(float(sum(s.num_valid for s in shards))))
     total = torch.zeros(())
     for shard in shards:
-        loss = engine.module(shard.input_ids, shard.position_ids, shard.labels)
+        loss = engine.module(shard.input_ids, shard.position_ids, shard.labels, shard.documents)
         engine.backward(loss, tokens)
         total += loss.detach()
     gradients = full_gradients(engine)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_ranks import ACTIVATIONS, LOSSES, TOPOLOGIES, config, global_batch
+from engine_ranks import ACTIVATIONS, BLOCK, DOCUMENTS, LOSSES, TOKENS, TOPOLOGIES, config, global_batch
 from filelock import FileLock
 from support import ROOT, child_env
 from torch.optim import AdamW
@@ -72,13 +72,34 @@ def run(world: int, model: Path, out: Path, names: list[str]) -> subprocess.Comp
 
 
 @pytest.fixture(scope="session")
-def reference(table_model: Path):
+def references(table_model: Path):
+    """What plain transformers makes of the batch, without and with documents."""
+    return {masked: plain_step(table_model, masked) for masked in (False, True)}
+
+
+@pytest.fixture
+def reference(references, request: pytest.FixtureRequest):
+    """The one for the test's topology."""
+    topology = getattr(request.node, "callspec", None) and request.node.callspec.params["topology"]
+    return references[topology is not None and TOPOLOGIES[topology][1].get("data") == BLOCK["data"]]
+
+
+def mask(masked: bool) -> torch.Tensor:
+    """[B, 1, S, S], what eager attention adds to its scores."""
+    seen = torch.ones(len(DOCUMENTS), 1, TOKENS, TOKENS, dtype=torch.bool).tril()
+    for row, starts in zip(seen, DOCUMENTS if masked else (), strict=False):
+        for start in starts:
+            row[:, start:, :start] = False
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
+def plain_step(table_model: Path, masked: bool):
     """Loss, gradients, their norm and the weights after one clipped AdamW step, by plain transformers."""
     cfg = config(str(table_model), {}, "full", "none")
     scaled = rope_hf.scaled_config(load_config(str(table_model)), cfg.rope)
     model = LlamaForCausalLM.from_pretrained(table_model, config=scaled, attn_implementation="eager")
-    batch = global_batch(scaled.vocab_size)
-    logits = model(batch.input_ids, attention_mask=torch.ones_like(batch.input_ids)).logits
+    batch = global_batch(scaled.vocab_size, masked)
+    logits = model(batch.input_ids, attention_mask=mask(masked), position_ids=batch.position_ids).logits
     loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum") / batch.num_valid
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
