@@ -1,70 +1,36 @@
-"""Which segments a step consumes: a pure function of seed and position that no split over ranks can change."""
+"""What a rank reads for a step: no split over ranks, micro-batches, steps or threads can change the whole."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numbered import stream
 
-from yarn_train.data.loader import Loader, epoch_order, local_ids, segment_ids
+from yarn_train.data.batch import Batch, make_batch
+from yarn_train.data.loader import Loader, local_ids, pinned
+from yarn_train.data.prefetch import Ahead
 
 SLOW = settings(deadline=None, max_examples=100, derandomize=True)
 
 
-class Numbered:
-    """Stands for a prepared folder: every token of segment i is i."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, ids: list[int]) -> torch.Tensor:
-        return torch.tensor(ids)[:, None].expand(-1, 6).contiguous()
+def loader(count: int = 16, batch: int = 8, micro: int = 2, **more: Any) -> Loader:
+    return Loader(stream((1, count)), global_batch_size=batch, micro_batch_size=micro, **more)
 
 
-def loader(count: int = 16, batch: int = 8, micro: int = 2, seed: int = 0) -> Loader:
-    return Loader(Numbered(count), seed=seed, global_batch_size=batch, micro_batch_size=micro)  # type: ignore[arg-type]
-
-
-@SLOW
-@given(n=st.integers(1, 60), seed=st.integers(0, 2**31), epoch=st.integers(0, 5))
-def test_every_epoch_is_a_permutation_of_all_segments(n: int, seed: int, epoch: int) -> None:
-    assert sorted(segment_ids(epoch * n, n, num_segments=n, seed=seed)) == list(range(n))
-
-
-@SLOW
-@given(n=st.integers(1, 30), seed=st.integers(0, 99), start=st.integers(0, 90), cuts=st.lists(st.integers(0, 40)))
-def test_the_stream_does_not_depend_on_how_it_is_cut_into_steps(n: int, seed: int, start: int, cuts: list[int]) -> None:
-    whole, at = segment_ids(start, sum(cuts), num_segments=n, seed=seed), start
-    parts = []
-    for count in cuts:
-        parts += segment_ids(at, count, num_segments=n, seed=seed)
-        at += count
-    assert parts == whole
-
-
-def test_the_order_is_the_same_in_a_new_process_state() -> None:
-    before = segment_ids(0, 100, num_segments=40, seed=3)
-    epoch_order.cache_clear()
-    torch.manual_seed(1)
-    assert segment_ids(0, 100, num_segments=40, seed=3) == before
-
-
-def test_epochs_and_seeds_differ() -> None:
-    orders = {tuple(epoch_order(64, seed, epoch)) for seed in range(4) for epoch in range(4)}
-    assert len(orders) == 16
-    assert tuple(range(64)) not in orders  # and all are shuffled
+def same(batch: Batch) -> Batch:
+    return batch
 
 
 @st.composite
 def splits(draw: st.DrawFn) -> tuple[list[int], int, int]:
     """A step's ids (which may repeat across epochs), a world size and a micro-batch size that divide their number."""
     world, micro, passes = draw(st.integers(1, 9)), draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    count = world * micro * passes
-    return segment_ids(draw(st.integers(0, 50)), count, num_segments=draw(st.integers(1, 80)), seed=7), world, micro
+    order = stream((1, draw(st.integers(1, 80))), seed=7)
+    return order.ids(draw(st.integers(0, 50)), world * micro * passes), world, micro
 
 
 @SLOW
@@ -79,28 +45,82 @@ def test_ranks_and_micro_batches_share_a_step_without_loss_or_repetition(split: 
     assert [[[ids[p] for p in batch] for batch in share] for share in shares] == dealt
 
 
+@st.composite
+def courses(draw: st.DrawFn) -> list[tuple[int, int, int]]:
+    """Pieces of a run of global batch 12 as (steps, ranks, micro-batch size): each resumes the one before."""
+    split = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from([1, 2, 3, 4, 6, 12]))
+    return draw(st.lists(split.filter(lambda s: 12 % (s[1] * s[2]) == 0), min_size=1, max_size=4))
+
+
 @SLOW
-@given(splits())
-def test_each_pass_of_all_ranks_takes_the_next_segments_of_the_step(split: tuple[list[int], int, int]) -> None:
-    ids, world, micro = split
-    shares = [local_ids(ids, rank, world, micro) for rank in range(world)]
-    passes = zip(*shares, strict=True)
-    assert [p for one_pass in passes for batch in one_pass for p in batch] == ids
+@given(parts=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 20)), min_size=1, max_size=3), pieces=courses())
+def test_however_a_run_is_split_and_resumed_the_same_rows_are_read_in_the_same_order(
+    parts: list[tuple[int, int]], pieces: list[tuple[int, int, int]]
+) -> None:
+    samples, rows = 0, []
+    for steps, ranks, micro in pieces:
+        loaders = [
+            Loader(stream(*parts), global_batch_size=12, micro_batch_size=micro, rank=rank, ranks=ranks)
+            for rank in range(ranks)
+        ]
+        with_depth = [Ahead(each.steps(samples, steps, same), rank % 3) for rank, each in enumerate(loaders)]
+        for read in zip(*with_depth, strict=True):
+            assert len({tuple(step.ids) for step in read}) == 1
+            for one_pass in zip(*(step.batches for step in read), strict=True):
+                rows += [row for batch in one_pass for row in batch.input_ids[:, 0].tolist()]
+        for ahead in with_depth:
+            ahead.close()
+        samples += 12 * steps
+    assert rows == stream(*parts).ids(0, samples)
 
 
 def test_steps_walk_through_the_stream_and_across_epochs() -> None:
-    eight = loader(count=12, batch=8)
-    walked = [p for samples in (0, 8, 16) for p in eight.step_ids(samples)]
-    assert walked == segment_ids(0, 24, num_segments=12, seed=0)
+    walked = [i for step in loader(count=12).steps(0, 3, same) for i in step.ids]
+    assert walked == stream((1, 12)).ids(0, 24)
     assert sorted(walked) == sorted([*range(12)] * 2)
+    assert walked[:12] != walked[12:]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_micro_batches_hold_the_segments_of_the_rank(world_size: int) -> None:
-    ids = loader().step_ids(8)
-    rows = []
-    for rank in range(world_size):
-        batches = loader().micro_batches(ids, rank, world_size)
-        assert all(b.input_ids.shape == (2, 6) and b.num_valid == 10 for b in batches)
-        rows += [int(i) for b in batches for i in b.input_ids[:, 0]]
-    assert sorted(rows) == sorted(ids)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_rank_reads_its_own_rows_and_no_others(ranks: int) -> None:
+    read = []
+    for rank in range(ranks):
+        mine = loader(rank=rank, ranks=ranks)
+        step = mine.step(8)
+        assert all(b.input_ids.shape == (2, 6) and b.num_valid == 10 for b in step.batches)
+        touched = mine.stream.sources[0].segments.read  # type: ignore[attr-defined]
+        assert touched == [int(i) for b in step.batches for i in b.input_ids[:, 0]]
+        assert len(touched) == 8 // ranks
+        read += touched
+    assert sorted(read) == sorted(loader().step(8).ids)
+
+
+def test_batches_know_their_documents_only_under_a_document_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def recording(rows: torch.Tensor, documents: Any = None) -> Batch:
+        given.append(documents)
+        return make_batch(rows)
+
+    monkeypatch.setattr("yarn_train.data.loader.make_batch", recording)
+    ids = loader().step(0).ids
+    masked = loader(document_mask=True)
+    masked.step(0)
+    wanted = [masked.stream.documents(ids[i : i + 2]) for i in range(0, 8, 2)]
+    assert given == [None] * 4 + wanted
+
+
+def test_every_batch_is_finished_where_it_is_read() -> None:
+    (step,) = loader().steps(0, 1, lambda batch: batch.to("meta"))
+    assert {batch.labels.device.type for batch in step.batches} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_batches_for_a_gpu_lie_in_pinned_memory_on_any_thread() -> None:
+    device = torch.device("cuda", 0)
+    with Ahead(loader().steps(0, 2, lambda batch: pinned(batch, device)), 1) as steps:
+        for step, plain in zip(steps, loader().steps(0, 2, same), strict=True):
+            for ours, theirs in zip(step.batches, plain.batches, strict=True):
+                assert ours.input_ids.is_pinned()
+                assert ours.labels.is_pinned()
+                assert torch.equal(ours.to(device, non_blocking=True).input_ids.cpu(), theirs.input_ids)

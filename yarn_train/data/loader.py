@@ -1,29 +1,28 @@
-"""Which segments each optimizer step consumes: a pure function of (seed, samples consumed so far).
-
-There is no iterator to save or to fast-forward: the position is one integer, counted in sequences, that means the same
-for every number of ranks, every micro-batch size and every accumulation.
-"""
+"""What one rank reads for each optimizer step: its share of the next segments of the stream, as batches."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import numpy as np
+import torch
 
 from .batch import Batch, make_batch
-from .store import Segments
+from .stream import Stream
 
 
-@lru_cache(maxsize=2)
-def epoch_order(num_segments: int, seed: int, epoch: int) -> np.ndarray:
-    """The seeded permutation of all segments in one epoch, int64 [num_segments]."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_segments)
+@dataclass(frozen=True)
+class Step:
+    """The data of one optimizer step.
 
+    Attributes:
+        ids: its segments in order, of all ranks together.
+        batches: this rank's micro-batches.
+    """
 
-def segment_ids(start: int, count: int, *, num_segments: int, seed: int) -> list[int]:
-    """Segments number start .. start + count - 1 of the endless shuffled stream over epochs."""
-    positions = range(start, start + count)
-    return [int(epoch_order(num_segments, seed, p // num_segments)[p % num_segments]) for p in positions]
+    ids: list[int]
+    batches: list[Batch]
 
 
 def local_ids(ids: list[int], rank: int, world_size: int, micro_batch_size: int) -> list[list[int]]:
@@ -36,20 +35,55 @@ def local_ids(ids: list[int], rank: int, world_size: int, micro_batch_size: int)
     return [ids[start : start + micro_batch_size] for start in starts]
 
 
-class Loader:
-    """Batches of one stage for one rank."""
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """The same batch in memory that a GPU reads while the host goes on; on other devices the batch itself."""
+    if device.type != "cuda":
+        return batch
+    with torch.cuda.device(device):  # a thread starts on GPU 0, where every rank would open a context
+        return dataclasses.replace(
+            batch,
+            input_ids=batch.input_ids.pin_memory(),
+            labels=batch.labels.pin_memory(),
+            position_ids=batch.position_ids.pin_memory(),
+        )
 
-    def __init__(self, segments: Segments, *, seed: int, global_batch_size: int, micro_batch_size: int):
-        self.segments = segments
-        self.seed = seed
+
+class Loader:
+    """Steps of one stage for one of ``ranks`` ranks that read different sequences.
+
+    Args:
+        document_mask: whether batches know where their documents start.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        document_mask: bool = False,
+    ):
+        self.stream = stream
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
+        self.rank = rank
+        self.ranks = ranks
+        self.document_mask = document_mask
 
-    def step_ids(self, samples: int) -> list[int]:
-        """Segments of the optimizer step that begins after `samples` sequences, in order, for all ranks together."""
-        return segment_ids(samples, self.global_batch_size, num_segments=len(self.segments), seed=self.seed)
+    def step(self, samples: int) -> Step:
+        """Read the step that begins after ``samples`` sequences; of its segments, only this rank's are touched."""
+        ids = self.stream.ids(samples, self.global_batch_size)
+        shares = local_ids(ids, self.rank, self.ranks, self.micro_batch_size)
+        return Step(ids, [self._batch(share) for share in shares])
 
-    def micro_batches(self, ids: list[int], rank: int, world_size: int) -> list[Batch]:
-        """This rank's micro-batches of the step whose segments are `ids`."""
-        shares = local_ids(ids, rank, world_size, self.micro_batch_size)
-        return [make_batch(self.segments[share]) for share in shares]
+    def steps(self, samples: int, count: int, finish: Callable[[Batch], Batch]) -> Iterator[Step]:
+        """Read ``count`` steps one after the other; ``finish`` gets every batch, where it is read."""
+        for number in range(count):
+            step = self.step(samples + number * self.global_batch_size)
+            yield dataclasses.replace(step, batches=[finish(batch) for batch in step.batches])
+
+    def _batch(self, share: list[int]) -> Batch:
+        rows = self.stream.rows(share)
+        return make_batch(rows, self.stream.documents(share)) if self.document_mask else make_batch(rows)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
+
+Epoch = float | dict[str, float]  # passes over the data with their fraction; per source of a mixture
 
 
 class Sink(Protocol):
@@ -42,9 +45,10 @@ class JsonlSink:
 
 
 class ConsoleSink:
-    """A progress bar on a terminal; a plain line every few steps in a log file."""
+    """A progress bar on a terminal; a plain line every few steps in a log file. In both, a line per new epoch."""
 
-    def __init__(self, label: str, step: int, total: int, tokens_per_step: int):
+    def __init__(self, label: str, step: int, total: int, tokens_per_step: int, epoch: Epoch = 0.0):
+        self.epoch = epoch
         self.interactive = sys.stderr.isatty()
         self.label, self.total = label, total
         self.every = max(1, total // 20)
@@ -59,6 +63,10 @@ class ConsoleSink:
         )
 
     def write(self, row: dict[str, Any]) -> None:
+        for line in begun_epochs(self.epoch, row["epoch"], row["step"]):
+            tqdm.write(f"{self.label}  {line}")  # to stdout, above the bar
+            sys.stdout.flush()
+        self.epoch = row["epoch"]
         text = f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  grad {row['grad_norm']:.3f}"
         if self.interactive:
             self.bar.set_postfix_str(f"step {row['step']}/{self.total}  {text}")
@@ -85,6 +93,20 @@ class FanOut:
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
+
+
+def begun_epochs(before: Epoch, after: Epoch, step: int) -> list[str]:
+    """A line for every source of which step ``step`` read the first segment of another epoch, the first one aside."""
+    earlier, lines = _by_name(before), []
+    for name, passes in _by_name(after).items():
+        newest = math.ceil(passes)  # 2.0 passes are done with the second epoch and have not begun the third
+        if newest > max(1, math.ceil(earlier[name])):
+            lines.append(f"{f'{name}: ' if name else ''}epoch {newest} begins at step {step}")
+    return lines
+
+
+def _by_name(epoch: Epoch) -> dict[str, float]:
+    return epoch if isinstance(epoch, dict) else {"": epoch}
 
 
 def _step(line: str) -> int:

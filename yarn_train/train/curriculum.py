@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PretrainedConfig
 
 from ..checkpoint import hf_export
 from ..data.batch import unlabelled
+from ..data.stream import Part
 from ..dist.collectives import barrier, wait_for_main
 from ..dist.runtime import Runtime, free_memory
 from ..model.load import DTYPES
@@ -20,15 +20,13 @@ from . import run_folder
 from .loop import Trainer, fit
 from .setup import Say, build_trainer
 
-DataFolder = Callable[[Stage], Path]
-
 
 def run_stages(
     stages: Sequence[Stage],
     base: PretrainedConfig,
     tokenizer: Any,
     first_weights: str | None,
-    data_folder: DataFolder,
+    prepared: Callable[[Stage], Sequence[Part]],
     runtime: Runtime,
     say: Say,
 ) -> bool:
@@ -38,7 +36,7 @@ def run_stages(
         stages: in order; their factors are absolute against the base's original length.
         base: unscaled config of model.path.
         first_weights: model folder or hub id stage 1 starts from; None builds random weights.
-        data_folder: prepared data of a stage.
+        prepared: the prepared sources of a stage's data.
 
     Returns:
         False when ``train.stop_after`` stopped a stage before its end.
@@ -49,7 +47,7 @@ def run_stages(
             say(f"stage {stage.folder.name}: already complete, not run again")
         else:
             say(f"stage {stage.folder.name}: starts from {weights or 'random weights'}")
-            if not run_stage(stage, base, tokenizer, weights, data_folder(stage), runtime, say):
+            if not run_stage(stage, base, tokenizer, weights, prepared(stage), runtime, say):
                 return False
             free_memory()  # two stages' models never share a device
         weights = str(stage.model_folder)
@@ -57,7 +55,13 @@ def run_stages(
 
 
 def run_stage(
-    stage: Stage, base: PretrainedConfig, tokenizer: Any, weights: str | None, data: Path, runtime: Runtime, say: Say
+    stage: Stage,
+    base: PretrainedConfig,
+    tokenizer: Any,
+    weights: str | None,
+    data: Sequence[Part],
+    runtime: Runtime,
+    say: Say,
 ) -> bool:
     """Train one stage to its end and export its model; False when ``train.stop_after`` stopped it earlier."""
     if runtime.is_main:

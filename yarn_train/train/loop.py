@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.state import TrainState
 from ..config import Config
-from ..data.loader import Loader
+from ..data.batch import Batch
+from ..data.loader import Loader, Step, pinned
+from ..data.prefetch import Ahead
 from ..dist.collectives import max_int, sum_scalar
 from ..dist.mesh import Mesh
 from ..dist.runtime import Runtime
@@ -45,22 +48,33 @@ def fit(trainer: Trainer) -> bool:
     cfg = trainer.cfg
     last = cfg.train.steps
     stop = min(last, cfg.train.stop_after or last)
-    while trainer.state.step < stop:
-        row = train_step(trainer)
-        trainer.sinks.write(row)
-        step = trainer.state.step
-        if step % cfg.checkpoint.every == 0 or step == stop:
-            trainer.checkpoints.save(trainer.engine, trainer.state)
+    with read_ahead(trainer, stop) as data:
+        while trainer.state.step < stop:
+            row = train_step(trainer, data)
+            trainer.sinks.write(row)
+            step = trainer.state.step
+            if step % cfg.checkpoint.every == 0 or step == stop:
+                trainer.checkpoints.save(trainer.engine, trainer.state)
     return trainer.state.step == last
 
 
-def train_step(trainer: Trainer) -> dict[str, Any]:
-    """One optimizer step over the global batch; advances ``trainer.state`` and returns the step's metrics."""
+def read_ahead(trainer: Trainer, stop: int) -> Ahead[Step]:
+    """This rank's data from where the state stands up to step ``stop``, ``data.prefetch`` steps ahead of training."""
+
+    def finish(batch: Batch) -> Batch:
+        return pinned(trainer.context.shard(batch), trainer.runtime.device)
+
+    state = trainer.state
+    steps = trainer.loader.steps(state.samples, stop - state.step, finish)
+    return Ahead(steps, trainer.cfg.data.prefetch)
+
+
+def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
+    """One optimizer step over the next global batch; advances ``trainer.state`` and returns the step's metrics."""
     cfg, runtime, state = trainer.cfg, trainer.runtime, trainer.state
     started = time.perf_counter()
-    ids = trainer.loader.step_ids(state.samples)
-    batches = trainer.loader.micro_batches(ids, trainer.mesh.data_rank, trainer.mesh.data_size)
-    batches = [trainer.context.shard(batch).to(runtime.device) for batch in batches]
+    read = next(data)
+    batches = [batch.to(runtime.device, non_blocking=True) for batch in read.batches]
     data_wait = time.perf_counter() - started
 
     # The divisor is global and known before the first backward: any split of the batch gives the same gradients.
@@ -81,11 +95,16 @@ def train_step(trainer: Trainer) -> dict[str, Any]:
     grad_norm = trainer.engine.step(lr)
     mean_loss = (sum_scalar(loss_sum) / global_tokens).item()  # waits for the device: the clock below is honest
 
-    step_tokens = len(ids) * cfg.data.seq_len
+    step_tokens = len(read.ids) * cfg.data.seq_len
     seconds = time.perf_counter() - started
     rate = step_tokens / seconds
+    samples = state.samples + len(read.ids)
     trainer.state = dataclasses.replace(
-        state, step=state.step + 1, tokens=state.tokens + step_tokens, samples=state.samples + len(ids)
+        state,
+        step=state.step + 1,
+        tokens=state.tokens + step_tokens,
+        samples=samples,
+        data=trainer.loader.stream.state(samples),
     )
     return {
         "step": trainer.state.step,
@@ -99,5 +118,6 @@ def train_step(trainer: Trainer) -> dict[str, Any]:
         "data_wait_seconds": data_wait,
         "seconds": seconds,
         "step_tokens": step_tokens,
-        "segments": ids,
+        "segments": read.ids,
+        "epoch": trainer.loader.stream.epochs(samples),
     }

@@ -26,6 +26,7 @@ FREE_ON_RESUME = {
     "run.dir",
     "run.resume",
     "data.cache",
+    "data.prefetch",
     "data.workers",
     "train.stop_after",
     "train.micro_batch_size",

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PretrainedConfig
 
 from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.state import TrainState
+from ..checkpoint.state import TrainState, refuse_other_data
 from ..config import Config, accumulation_steps
 from ..data.loader import Loader
-from ..data.store import open_segments
+from ..data.stream import Part, Stream, open_stream
 from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, seed_everything
 from ..engine.base import Engine
 from ..engine.deepspeed import DeepSpeedEngine
 from ..engine.fsdp2 import FSDP2Engine
-from ..metrics.sinks import ConsoleSink, FanOut, JsonlSink
+from ..metrics.sinks import ConsoleSink, Epoch, FanOut, JsonlSink
 from ..model import flops
 from ..model.attention import Kernel, choose_kernel
 from ..model.causal_lm import CausalLM
@@ -35,18 +34,31 @@ ENGINES: dict[str, Callable[[CausalLM, Config, Mesh], Engine]] = {"fsdp2": FSDP2
 
 
 def build_trainer(
-    stage: Stage, base: PretrainedConfig, weights: str | None, data: Path, runtime: Runtime, say: Say
+    stage: Stage,
+    base: PretrainedConfig,
+    weights: str | None,
+    data: Sequence[Part],
+    runtime: Runtime,
+    say: Say,
 ) -> Trainer:
     """Model, engine, data and checkpoints of one stage, resumed from its newest checkpoint if there is one.
 
     Args:
         base: the unscaled config of model.path.
         weights: model folder or hub id of the first weights; None builds them at random.
-        data: prepared data folder.
+        data: prepared sources.
         say: prints a line on the main process.
+
+    Raises:
+        CheckpointError: the checkpoint to resume from was trained on other data; found before weights load.
     """
     cfg = stage.cfg
     seed_everything(cfg.run.seed)
+    stream = open_stream(data, cfg.run.seed)
+    checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
+    newest = checkpoints.newest()
+    if newest is not None:
+        refuse_other_data(newest, stream.state(0))
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
     kernel = context.attention(choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
@@ -56,20 +68,22 @@ def build_trainer(
     table = rope_hf.table_for(base, cfg.rope)
     rope_hf.verify_tables(module.model, table)
     say(rope_line(stage, base))
-    checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
-    state = TrainState(step=0, tokens=0, samples=0, seed=cfg.run.seed, world_size=runtime.world_size)
-    newest = checkpoints.newest()
+    state = TrainState(0, 0, 0, cfg.run.seed, runtime.world_size, stream.state(0))
     if newest is not None:
         state = checkpoints.load(engine, newest)
         rope_hf.verify_tables(module.model, table)
         say(f"resumed from {newest} at step {state.step}")
     loader = Loader(
-        open_segments(data),
-        seed=cfg.run.seed,
+        stream,
         global_batch_size=cfg.train.global_batch_size,
         micro_batch_size=cfg.train.micro_batch_size,
+        rank=mesh.data_rank,
+        ranks=mesh.data_size,
+        document_mask=cfg.data.document_mask == "block",
     )
-    say(batch_line(stage, runtime.world_size, len(loader.segments)))
+    say(batch_line(stage, runtime.world_size, len(stream)))
+    if len(stream.sources) > 1:
+        say(mixture_line(stream, cfg.train.steps * cfg.train.global_batch_size))
     config = module.model.config
     return Trainer(
         cfg=cfg,
@@ -79,7 +93,7 @@ def build_trainer(
         context=context,
         loader=loader,
         checkpoints=checkpoints,
-        sinks=_sinks(stage, runtime, state),
+        sinks=_sinks(stage, runtime, state.step, stream.epochs(state.samples)),
         state=state,
         flops_per_token=flops.flops_per_token(
             matmul, config.num_hidden_layers, config.num_attention_heads * flops.head_dim(config), cfg.data.seq_len
@@ -154,9 +168,17 @@ def batch_line(stage: Stage, world_size: int, segments: int) -> str:
     )
 
 
-def _sinks(stage: Stage, runtime: Runtime, state: TrainState) -> FanOut:
+def mixture_line(stream: Stream, samples: int) -> str:
+    """One line of what a stage of ``samples`` sequences reads from each source."""
+    passes = stream.epochs(samples)
+    assert isinstance(passes, dict)
+    shares = (f"{float(s.weight):.4g} {s.name} ({passes[s.name]:.2f} epochs)" for s in stream.sources)
+    return f"mixture: {' + '.join(shares)}"
+
+
+def _sinks(stage: Stage, runtime: Runtime, step: int, epoch: Epoch) -> FanOut:
     if not runtime.is_main:
         return FanOut([])
     tokens_per_step = stage.cfg.train.global_batch_size * stage.cfg.data.seq_len
-    console = ConsoleSink(stage.folder.name, state.step, stage.cfg.train.steps, tokens_per_step)
-    return FanOut([JsonlSink(stage.folder / "metrics.jsonl", state.step), console])
+    console = ConsoleSink(stage.folder.name, step, stage.cfg.train.steps, tokens_per_step, epoch)
+    return FanOut([JsonlSink(stage.folder / "metrics.jsonl", step), console])
