@@ -121,7 +121,7 @@ def test_rows_of_another_length(tmp_path: Path, rows: Any, told: str):
     ("row", "told"),
     [
         ([0, 1, 2, 100], "id 100 in row 4 at position 3"),
-        ([0, -1, 2, 200], "id -1 in row 4 at position 1"),
+        ([0, -1, 2, 99], "id -1 in row 4 at position 1"),
         ([0, 1, None, 3], "no id in row 4 at position 2"),
     ],
 )

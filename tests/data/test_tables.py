@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import errors
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tables_support import COMMIT, Hub, use_cache, write
 
@@ -253,6 +253,7 @@ def test_rows_of_json_are_never_guessed(tmp_path: Path, rows: str, told: str):
         opened(tmp_path)
 
 
+@example(["a\ud800", "b"], "lines", True)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.none() | st.text(st.characters(exclude_categories=())), min_size=1, max_size=4),
