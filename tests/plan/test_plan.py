@@ -47,6 +47,7 @@ def test_the_papers_64k_run_fits_eight_80_gb_gpus_and_a_faster_one_is_named(plan
     assert faster["change"] == {"memory.activation": "attention"}
     assert faster["step_seconds"] < 0.9 * stage["step_seconds"]
     assert "  memory.activation=attention " in text
+    assert "document_mask" not in text
 
 
 def test_all_logits_of_128k_do_not_fit_and_every_fix_does(plan: Plan) -> None:
@@ -69,7 +70,9 @@ def test_all_logits_of_128k_do_not_fit_and_every_fix_does(plan: Plan) -> None:
 
 def test_stages_are_planned_one_by_one_and_added_up(plan: Plan) -> None:
     """64 GPUs on 8 nodes; the two stages differ in nothing that memory depends on."""
-    code, data, text = plan("experiment=yarn_llama2_7b_chain", "plan.gpus=64", "plan.gpu=a100-80")
+    options = ("plan.gpus=64", "plan.gpu=a100-80", "data.document_mask=block")
+    code, data, text = plan("experiment=yarn_llama2_7b_chain", *options)
+    assert text.count("data.document_mask=block: counted as one document per sequence") == 2
     first, second = data["stages"]
     assert code == 0
     assert [first["steps"], second["steps"]] == [400, 200]

@@ -33,6 +33,8 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
         f"  FLOPs      {time.model_flops / TERA:,.0f} T per step and GPU, {time.attention_share:.0%} of it attention "
         f"(causal); {time.hardware_flops / TERA:,.0f} T with recomputation"
     )
+    if cfg.data.document_mask == "block":
+        yield "             data.document_mask=block: counted as one document per sequence; shorter ones need less"
     yield (
         f"  step       {time.seconds:,.1f} s = linear {time.linear:.1f} + attention {time.attention:.1f} + pointwise "
         f"{time.pointwise:.1f} + all-to-all {time.exposed:.1f} + optimizer {time.optimizer:.1f}; "
