@@ -10,8 +10,9 @@ import pytest
 import torch
 from support import ROOT, launch_command
 
-from yarn_train.config import RopeConfig
-from yarn_train.data.sources import documents, read_all
+from yarn_train.config import DataConfig, RopeConfig
+from yarn_train.data.documents import read_all
+from yarn_train.data.sources import open_documents
 from yarn_train.data.tokenize import encode_document, load_tokenizer
 from yarn_train.eval.perplexity import choose_documents, score
 from yarn_train.model.attention import choose_kernel
@@ -25,7 +26,7 @@ YARN = RopeConfig(method="yarn", factor=16.0)
 def texts() -> list[torch.Tensor]:
     """4352 tokens each of two held-out files of the standard library."""
     tokenizer = load_tokenizer(BASE)
-    listed = documents("stdlib", None, "test", 0.1)
+    listed = open_documents(DataConfig(source="stdlib", held_out=0.1), "test")
     encoded = ((name, encode_document(tokenizer, text)) for name, text in read_all(listed))
     return [tokens[:4352] for _, tokens in choose_documents(encoded, 2, 4352)]
 

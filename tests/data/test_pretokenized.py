@@ -88,7 +88,7 @@ def test_layouts(tmp_path: Path, saved: str):
         (datasets.DatasetDict({"train": table}) if saved == "dict" else table).save_to_disk(str(root))
     rows = opened(root, held_out=0.5)  # nothing is held out: it is used as it is
     assert all_of(rows).tolist() == ids
-    assert set(rows.identity) == {"files_sha256"}
+    assert set(rows.identity()) == {"files_sha256"}
     with pytest.raises(DataError, match=r"split 'test'; it has train"):
         opened(root, "test")
 
@@ -98,7 +98,7 @@ def test_rows_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Hub(monkeypatch, {COMMIT[1]: tmp_path / COMMIT[1]})
     rows = opened("owner/rows")
     assert all_of(rows).tolist() == [[1, 2, 3, 4]]
-    assert rows.identity == {"repository": "owner/rows", "revision": COMMIT[1]}
+    assert rows.identity() == {"repository": "owner/rows", "revision": COMMIT[1]}
 
 
 @pytest.mark.parametrize(

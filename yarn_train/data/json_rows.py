@@ -18,6 +18,8 @@ from typing import IO, Any
 from ..errors import DataError, problem
 from .convert import quiet
 
+ROWS_PER_WRITE = 64  # of Python objects: books of 20 MB, or 65536 ids
+
 
 def convert_json(path: str, splits: dict[str, list[Path]], column: str, fingerprint: str) -> dict[str, Any]:
     """Splits of a data set of JSON files with the one column ``column``, converted to Arrow unless the cache has them.
@@ -42,7 +44,9 @@ def convert_json(path: str, splits: dict[str, list[Path]], column: str, fingerpr
         given = {"files": tuple(str(file) for file in files), "column": column, "fingerprint": fingerprint}
         try:
             with quiet():
-                converted[split] = Dataset.from_generator(_rows, features=Features({column: kind}), gen_kwargs=given)
+                converted[split] = Dataset.from_generator(
+                    _rows, features=Features({column: kind}), gen_kwargs=given, writer_batch_size=ROWS_PER_WRITE
+                )
         except (DatasetGenerationError, DataError, OSError) as error:
             cause = error.__cause__ if isinstance(error.__cause__, DataError) else error
             if isinstance(cause, DataError):

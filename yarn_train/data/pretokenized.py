@@ -26,16 +26,20 @@ class Rows:
 
     Attributes:
         seq_len: tokens of every row.
-        identity: JSON values that determine the content.
+        origin: JSON values that determine the content.
     """
 
     column: pa.ChunkedArray
     seq_len: int
     vocab_size: int
-    identity: dict[str, Any]
+    origin: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.column)
+
+    def identity(self) -> dict[str, Any]:
+        """The hub's repository and commit, or the fingerprint of local files."""
+        return self.origin
 
     def blocks(self, tokens: int = TOKENS_PER_BLOCK) -> Iterator[np.ndarray]:
         """All rows in order, in arrays [n, seq_len] of the stored integer type, read-only, about ``tokens`` in each.

@@ -17,14 +17,12 @@ import numpy as np
 
 from ..config import DOCUMENT_SOURCES, DataConfig
 from ..errors import DataError, problem
-from .documents import Document, Documents, UndecodableError
+from .documents import Documents
 from .files import BOOKS_LAYOUT, book_documents, stdlib_documents, text_documents
 from .hub import Found
 from .local import Listing
 from .splits import SPLITS, check_split
 from .tables import open_source, table_documents
-
-__all__ = ["Document", "Joined", "UndecodableError", "open_documents", "pinned"]
 
 
 class Joined(Documents):
