@@ -1,6 +1,6 @@
 """What attention operators take and send inside, where fake tensors show only their results.
 
-Follows model/kernels.py and parallel/ring.py on a GPU; every other kernel's memory is seen by the ledger itself.
+Follows model/primitives.py and parallel/ring.py on a GPU; every other kernel's memory is seen by the ledger itself.
 """
 
 from __future__ import annotations
