@@ -88,8 +88,10 @@ def test_a_finished_epoch_is_followed_by_another_and_the_log_says_so(train, tiny
     assert [source[key] for key in ("epoch", "position", "segments")] == [200 // count, 200 % count, count]
 
 
-def test_reading_ahead_changes_nothing(train, tiny_args, tmp_path):
-    asked, ahead = (train(tmp_path / name, *tiny_args, f"data.prefetch={name}") for name in ("0", "3"))
+@pytest.mark.parametrize("mask", ["none", "block"])
+def test_reading_ahead_changes_nothing(train, tiny_args, tmp_path, mask):
+    args = [*tiny_args, f"data.document_mask={mask}"]
+    asked, ahead = (train(tmp_path / name, *args, f"data.prefetch={name}") for name in ("0", "3"))
     assert course(asked / "01_s4") == course(ahead / "01_s4")
     assert same_weights(asked / "01_s4/model", ahead / "01_s4/model")
 

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .mixture import Schedule
 from .segments import Segments, open_segments
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ class Stream:
             drawn[source] += 1
         return found
 
-    def rows(self, ids: Sequence[int]) -> torch.Tensor:
+    def rows(self, ids: Sequence[int]) -> Tensor:
         """The segments [n, seq_len] int64 with these ids, in their order."""
+        import torch  # here, so that preparing data does not load it
+
         groups = self._by_source(ids)
         if len(groups) == 1:  # without a second copy
             source, _, local = groups[0]
