@@ -1,6 +1,6 @@
 """Tokenise and pack training documents once, before any accelerator is rented; see ``yarn_train/prepare.py``.
 
-    python data/prepare.py data=pg19 model.path=<tokenizer or model> [shard=i/n] [--verify] [--show 3]
+python data/prepare.py data=pg19 model.path=<tokenizer or model> [shard=i/n] [--verify] [--show 3]
 """
 
 if __name__ == "__main__":  # worker processes import this file again, and need nothing of it

@@ -19,6 +19,7 @@ from .errors import ConfigError, YarnTrainError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USAGE_ERROR = 2  # exit code of everything a user can fix
+INTERRUPTED = 130  # of Ctrl-C, as shells have it
 
 Task = Callable[[dict[str, Any], set[str], Path], None]
 
@@ -32,6 +33,7 @@ def run(task: Task) -> None:
         check_overrides(sys.argv[1:])
     except YarnTrainError as error:
         fail(error)
+    sys.argv[1:] = [_may_add(word) for word in sys.argv[1:]]
     register_schema()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -43,6 +45,9 @@ def run(task: Task) -> None:
             task({str(k): v for k, v in options.items()}, typed_keys(), folder)
         except YarnTrainError as error:
             fail(error)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED) from None
         finally:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()  # Hydra makes it before anything is checked
@@ -82,6 +87,13 @@ def check_overrides(arguments: list[str]) -> None:
             problems.append(schema.unknown_key(key, [*known, *groups]))
     if problems:
         raise ConfigError(problems)
+
+
+def _may_add(word: str) -> str:
+    """Hydra refuses keys that no file has, unless told by ``++``; below a free-form option every key is new."""
+    key = word.partition("=")[0]
+    free = any(key == option or key.startswith(f"{option}.") for option in schema.FREE_FORM)
+    return f"++{word}" if free and "=" in word else word
 
 
 def typed_keys() -> set[str]:

@@ -133,6 +133,15 @@ class DataConfig:
         "run of segments as long as the weights' common denominator, exactly the weights' shares come from each",
     )
 
+    @property
+    def parts(self) -> list[MixturePart]:
+        """The sources of the training data with weights that add up to 1; a single one unless source=mixture.
+
+        Raises:
+            ConfigError: listing all problems of data.mixture.
+        """
+        return mixture_parts(self, self.mixture) if self.source == "mixture" else [_only(self)]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -483,7 +492,7 @@ def _data_checks(c: Config) -> list[str]:
         found.append(problem("data.mixture", c.data.mixture, allowed, fix))
     elif mixed:
         try:
-            for part in mixture_parts(c.data):
+            for part in c.data.parts:
                 found += _source_checks(f"data.mixture.{part.name}", part.data)
         except ConfigError as error:
             found += error.problems
@@ -533,16 +542,14 @@ PART_KEYS = ("source", "path", "revision", "column", "held_out")
 MAX_DENOMINATOR = 10_000
 
 
-def mixture_parts(data: DataConfig) -> list[MixturePart]:
-    """The sources of the training data with weights that add up to 1; a single one unless data.source=mixture.
+def _only(data: DataConfig) -> MixturePart:
+    return MixturePart(data.source, Fraction(1), data)
 
-    Raises:
-        ConfigError: listing all problems of data.mixture.
-    """
-    if data.source != "mixture":
-        return [MixturePart(data.source, Fraction(1), data)]
+
+def mixture_parts(data: DataConfig, mixture: Mapping[str, Any]) -> list[MixturePart]:
+    """The entries of data.mixture; see :attr:`DataConfig.parts`."""
     problems: list[str] = []
-    parts = [part for name, given in data.mixture.items() if (part := _part(data, str(name), given, problems))]
+    parts = [part for name, given in mixture.items() if (part := _part(data, str(name), given, problems))]
     total = sum(part.weight for part in parts)
     shares = [dataclasses.replace(part, weight=part.weight / total) for part in parts]
     period = math.lcm(*(part.weight.denominator for part in shares))

@@ -183,6 +183,18 @@ def test_words_are_pieces():
     assert pieces_of(found, "The whale sang\nCall  me") == ["The", " whale", " sang", "\n", "Call", "  me"]
 
 
+@pytest.mark.parametrize("name", ["GPT-2", "sentencepiece prepend"])
+def test_no_part_of_a_text_is_empty(name: str):
+    found = cutting(FAMILIES[name]().to_str())
+    text = "the whale\n" * 3
+    for size in range(1, len(text) + 2):
+        edges = found.edges(text, size)
+        assert (edges[0], edges[-1]) == (0, len(text))
+        assert all(b - a >= size for a, b in pairwise(edges[:-1]))
+        assert edges[-1] > edges[-2]
+    assert found.edges("", 3) == [0, 0]
+
+
 @pytest.mark.parametrize("family", ["GPT-2", "o200k", "sentencepiece prepend", "sentencepiece never split"])
 @pytest.mark.parametrize("unit", ["a,", "w", " ", "\n", SPACE, ", ", "'", "é", ".\n", "1", "a\n ", "\n\n.", "x-"])
 def test_no_text_is_slow_to_cut(family: str, unit: str):

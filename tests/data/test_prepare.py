@@ -31,14 +31,14 @@ def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
     assert not (tmp_path / "outputs").exists()
     second = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache")
     assert f"already prepared, nothing to do: {tmp_path}/cache" in second.stdout
-    verified = run(*command, f"data.cache={tmp_path}/cache", "--verify")
+    verified = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache", "--verify")
     assert verified.returncode == 0, verified.stderr
     assert "verified in " in verified.stdout
     arrow = tmp_path / "cache" / "data-00000-of-00001.arrow"
     content = bytearray(arrow.read_bytes())
     content[len(content) // 2] ^= 1
     arrow.write_bytes(content)
-    spoiled = run(*command, f"data.cache={tmp_path}/cache", "--verify")
+    spoiled = run(*command, f"data.path={root}", f"data.cache={tmp_path}/cache", "--verify")
     assert spoiled.returncode == 2
     assert "content_sha256 is" in spoiled.stderr
 
@@ -63,6 +63,22 @@ def test_shards_in_commands_of_their_own(books: Callable[..., str], plain: str, 
     assert "lost to the remainder" in second.stdout
     assert (tmp_path / "cache" / "tokens_per_document.png").stat().st_size > 1000
     assert run(*command, "--verify").returncode == 0  # the picture beside the data does no harm
+
+
+def test_a_mixture_on_the_command_line(books: Callable[..., str], plain: str, tmp_path: Path):
+    root = books(train=["The whale is a beast of the sea.\n" * 30] * 3)
+    command = ["data/prepare.py", f"run.dir={tmp_path}/outputs", f"model.path={plain}", "data.workers=1"]
+    command += ["data.seq_len=64", f"data.cache={tmp_path}/cache", "data.source=mixture", "eval.enabled=false"]
+    mixture = f"data.mixture={{books:{{source:pg19,path:{root},weight:3}}}}"
+    made = run(*command, mixture, "data.mixture.more={source: pg19, weight: 1}", f"data.mixture.more.path={root}")
+    assert made.returncode == 0, made.stderr
+    assert "books: 75.00% of the segments" in made.stdout
+    assert "more: 25.00% of the segments" in made.stdout
+    assert sorted(f.name for f in (tmp_path / "cache").iterdir() if f.is_dir()) == ["books", "more"]
+    wrong = run(*command, "data.mixture.books={source: pg19, weight: 0}", "data.mixture.more={path: x, seq_len: 5}")
+    assert wrong.returncode == 2
+    assert "data.mixture.books.weight: got 0" in wrong.stderr
+    assert "data.mixture.more: got" in wrong.stderr
 
 
 def test_own_arguments_are_split_off():

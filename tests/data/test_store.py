@@ -369,6 +369,7 @@ def start(corpus: str, tokenizer: str, root: Path, pause: float) -> subprocess.P
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("small_units")
 def test_two_processes_share_the_work(corpus: str, plain: str, tmp_path: Path):
     both = [start(corpus, plain, tmp_path, pause=0.05) for _ in range(2)]
     said = [p.communicate(timeout=240)[0].split() for p in both]
@@ -380,6 +381,7 @@ def test_two_processes_share_the_work(corpus: str, plain: str, tmp_path: Path):
     check(folder)
 
 
+@pytest.mark.usefixtures("small_units")
 def test_a_killed_process_neither_blocks_nor_spoils_the_next(corpus: str, plain: str, tmp_path: Path):
     whole = make(corpus, plain, tmp_path, cache=str(tmp_path / "uninterrupted"))
     pauses = np.random.default_rng(0).uniform(0, 0.4, 5)

@@ -40,12 +40,10 @@ def windows(segments: Segments, count: int, context: int = CONTEXT) -> Iterator[
         starts = np.array([0])
     chosen = starts[np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))]
     for position in chosen.tolist():
-        yield Window(
-            position,
-            *divmod(position, segments.seq_len),
-            tokens(segments, max(0, position - context), position),
-            tokens(segments, position, min(total, position + context)),
-        )
+        segment, offset = divmod(position, segments.seq_len)
+        before = tokens(segments, max(0, position - context), position)
+        after = tokens(segments, position, min(total, position + context))
+        yield Window(position, segment, offset, before, after)
 
 
 def tokens(segments: Segments, begin: int, end: int) -> np.ndarray:

@@ -49,14 +49,13 @@ class Job:
         """What a folder must have in its manifest to be the one that was asked for; needs no source."""
         data = self.data
         bos, eos = bracket_ids(self.tokenizer)
-        by_hash = "stdlib" in data.source or data.source == "text"
         return {
             "format": FORMAT,
             "source": data.source,
             "revision": data.revision,
             "column": data.column if data.source in ("pg19", "text") else None,
             "split": self.split,
-            "held_out": data.held_out if by_hash else None,
+            "held_out": None if data.source == "pretokenized" else data.held_out,
             "seq_len": data.seq_len,
             "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
             "bos_token_id": bos,
@@ -66,7 +65,7 @@ class Job:
 
     def content(self) -> dict[str, Any]:
         """:meth:`identity` and a digest of the source, down to names and sizes of the documents."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.listed.sizes(), dtype=np.int64))
+        digest = hashlib.sha256(np.ascontiguousarray(self.listed.sizes(), dtype=np.int64).data)
         for index in range(len(self.listed)):
             digest.update(self.listed.name(index).encode() + b"\0")
         return {**self.identity(), "origin": self.listed.identity(), "documents_listed": digest.hexdigest()}

@@ -65,13 +65,14 @@ class Counter:
 def progress_bar(label: str) -> Iterator[Update]:
     """Yields an ``update`` that draws MB/s, documents/s and the time left; nothing is drawn until it is called."""
     bar: tqdm | None = None
-    started, first = time.perf_counter(), 0
+    started, first = 0.0, 0
 
     def update(now: Progress) -> None:
-        nonlocal bar, first
-        if bar is None:
-            interval = 0.1 if sys.stderr.isatty() else 10.0  # a log file gets a line every 10 s
-            first = now.documents
+        nonlocal bar, started, first
+        if bar is None or now.bytes_total != bar.total:  # the next source of a mixture gets a bar of its own
+            if bar is not None:
+                bar.close()
+            started, first = time.perf_counter(), now.documents
             bar = tqdm(
                 total=now.bytes_total,
                 initial=now.bytes,
@@ -79,7 +80,7 @@ def progress_bar(label: str) -> Iterator[Update]:
                 unit="B",
                 unit_scale=True,
                 dynamic_ncols=True,
-                mininterval=interval,
+                mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file gets a line every 10 s
             )
         rate = (now.documents - first) / max(time.perf_counter() - started, 1e-9)
         counts = f"{now.documents}/{now.documents_total} documents, {rate:.1f}/s, {now.tokens / 1e6:.1f}M tokens"

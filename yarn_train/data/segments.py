@@ -122,12 +122,12 @@ def check(folder: str | Path) -> Segments:
     segments = open_segments(folder)
     described, digest, largest = segments.described, hashlib.sha256(), -1
     for block in segments.blocks():
-        digest.update(block)
+        digest.update(block.data)
         largest = max(largest, int(block.max()))
     starts = np.asarray(segments.starts)
     found = {
         "content_sha256": digest.hexdigest(),
-        "documents_sha256": hashlib.sha256(starts).hexdigest(),
+        "documents_sha256": hashlib.sha256(starts.data).hexdigest(),
         "tokens_in": len(segments) * segments.seq_len + described["remainder"],
     }
     for key, value in found.items():

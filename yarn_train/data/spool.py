@@ -103,8 +103,8 @@ class Spool:
         with aside.open("wb") as out:
             for block in _blocks(documents):
                 assert block.dtype == self.dtype, f"{block.dtype} ids in a spool of {self.dtype}"
-                digest.update(block)
-                out.write(block)
+                digest.update(block.data)
+                out.write(block.data)
         os.replace(aside, file)
         lengths = [SKIPPED if ids is None else len(ids) for ids in documents]
         described = {"bytes": file.stat().st_size, "sha256": digest.hexdigest(), "lengths": lengths}
@@ -120,7 +120,7 @@ class Spool:
         file = self._ids(number)
         size = file.stat().st_size if file.exists() else None
         ids = np.memmap(file, self.dtype, "r") if size else np.empty(0, self.dtype)
-        if size != described["bytes"] or hashlib.sha256(ids).hexdigest() != described["sha256"]:
+        if size != described["bytes"] or hashlib.sha256(ids.data).hexdigest() != described["sha256"]:
             fix = f"delete {self._description(number)} and run data/prepare.py again; the other units are kept"
             raise DataError(problem("data.cache", str(file), "the bytes that its description names", fix))
         return Unit(ids, np.array(described["lengths"], dtype=np.int64))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ class SegmentWriter:
         starts = np.ascontiguousarray(starts, dtype=np.int64)
         np.save(self.folder / STARTS, starts)
         DatasetInfo(features=self._features).write_to_directory(str(self.folder))
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in self._names],
             "_fingerprint": self.content.hexdigest()[:16],
             "_format_columns": None,
@@ -82,7 +83,7 @@ class SegmentWriter:
             "_split": None,
         }
         (self.folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        return hashlib.sha256(starts).hexdigest()
+        return hashlib.sha256(starts.data).hexdigest()
 
     def _flush(self) -> None:
         """Write the buffer; files are cut between buffers, so what is written does not depend on the blocks."""
@@ -96,7 +97,7 @@ class SegmentWriter:
         assert self._writer is not None
         column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), type=self._schema.field(COLUMN).type)
         self._writer.write_batch(pa.record_batch([column], schema=self._schema))
-        self.content.update(rows)
+        self.content.update(rows.data)
         self._written += len(rows)
         self._filled = 0
 

@@ -26,7 +26,7 @@ def length_histogram(lengths: np.ndarray, seq_len: int, source: str, path: Path)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.subplots()
-        axes.hist(lengths, bins=np.logspace(low, high, BINS + 1), color=TRAINED[0])
+        axes.hist(lengths, bins=np.logspace(low, high, BINS + 1).tolist(), color=TRAINED[0])
         axes.set_xscale("log")
         axes.axvline(seq_len, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
