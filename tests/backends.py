@@ -26,6 +26,7 @@ _WORDS = (
 )
 FRAGMENTS = _WORDS.split()
 SPACES = [
+    ".\n/",
     "\n",
     "\n\n",
     "\r\n",
