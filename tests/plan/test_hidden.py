@@ -43,12 +43,12 @@ def taken(operator: object, *arguments: object) -> int:
 @pytest.mark.parametrize("kv_heads", [8, 2])
 def test_a_ring_passes_keys_values_and_float32_gradients(group: str, kv_heads: int) -> None:
     q, k, v = heads(HEADS), heads(kv_heads), heads(kv_heads)
-    forward = (q, k, v, "cpu", 0.125, [0], group)
+    forward = (q, k, v, "cpu", 0.125, None, group)
     held, sent = hidden_bytes("yarn_train::ring_attention", forward)
     assert held == pytest.approx(taken(ring_attention, *forward), rel=0.03)
     assert sent == k.nbytes + v.nbytes
 
-    backward = (q, q, k, v, q, torch.zeros(1, HEADS, TOKENS), "cpu", 0.125, [0], group)
+    backward = (q, q, k, v, q, torch.zeros(1, HEADS, TOKENS), None, "cpu", 0.125, group)
     held, sent = hidden_bytes("yarn_train::ring_attention_backward", backward)
     kernel, _ = hidden_bytes("yarn_train::attention_backward", backward)  # of a GPU
     measured = taken(ring_attention_backward, *backward)
