@@ -183,9 +183,12 @@ def test_words_are_pieces():
     assert pieces_of(found, "The whale sang\nCall  me") == ["The", " whale", " sang", "\n", "Call", "  me"]
 
 
-@pytest.mark.parametrize("name", ["GPT-2", "sentencepiece prepend"])
-def test_no_part_of_a_text_is_empty(name: str):
-    found = cutting(FAMILIES[name]().to_str())
+JOINED = llama(model={"vocab": {**VOCAB, "\n": len(VOCAB), "e\n": len(VOCAB) + 1}})
+
+
+@pytest.mark.parametrize("serialized", [byte_level().to_str(), llama(), JOINED], ids=["bytes", "llama", "joined"])
+def test_no_part_of_a_text_is_empty(serialized: str):
+    found = cutting(serialized)
     text = "the whale\n" * 3
     for size in range(1, len(text) + 2):
         edges = found.edges(text, size)
