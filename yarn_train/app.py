@@ -31,6 +31,7 @@ from .stages import Stage, resolve
 from .train import run_folder
 from .train.curriculum import run_stages
 from .train.init_from import check_weights, find_model
+from .train.pinning import pin_data
 
 
 def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
@@ -50,6 +51,7 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     if cfg.run.resume == "never":
         run_folder.refuse_existing(folder)
     run_folder.check_config(folder, schema.build(raw))
+    stages = [stage if stage.finished else pin_data(stage) for stage in stages]
     for stage in stages:
         run_folder.check_config(stage.folder, stage.cfg)
     unfinished = [stage.cfg for stage in stages if not stage.finished]

@@ -11,12 +11,14 @@ from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.state import TrainState, refuse_other_data
 from ..config import Config, accumulation_steps
 from ..data.loader import Loader
-from ..data.stream import Part, Stream, open_stream
+from ..data.stream import Part, SourceState, Stream, open_stream
+from ..dist.collectives import from_main, sum_scalar
 from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, seed_everything
 from ..engine.base import Engine
 from ..engine.deepspeed import DeepSpeedEngine
 from ..engine.fsdp2 import FSDP2Engine
+from ..errors import DataError, problem
 from ..metrics.sinks import ConsoleSink, Epoch, FanOut, JsonlSink
 from ..model import flops
 from ..model.attention import Kernel, choose_kernel
@@ -51,10 +53,12 @@ def build_trainer(
 
     Raises:
         CheckpointError: the checkpoint to resume from was trained on other data; found before weights load.
+        DataError: ranks hold different data.
     """
     cfg = stage.cfg
     seed_everything(cfg.run.seed)
     stream = open_stream(data, cfg.run.seed)
+    refuse_unequal_data(stream, data, runtime.device)
     checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
     newest = checkpoints.newest()
     if newest is not None:
@@ -100,6 +104,25 @@ def build_trainer(
         ),
         peak_flops=flops.peak_flops(runtime.device),
     )
+
+
+def refuse_unequal_data(stream: Stream, data: Sequence[Part], device: torch.device) -> None:
+    """Compare this rank's data with rank 0's; collective.
+
+    Raises:
+        DataError: on every rank, if the machines do not hold the same.
+    """
+    mine, main = stream.state(0), from_main(stream.state(0))
+    differ = torch.tensor(float(mine != main), device=device)
+    if sum_scalar(differ).item():
+        folders = ", ".join(str(part.folder) for part in data)
+        got = f"{_hashes(mine)} in {folders} here, {_hashes(main)} on rank 0"
+        fix = "prepare on one machine and copy the folders, or name them with data.cache"
+        raise DataError(problem("data", got, "the same segments on every rank", fix))
+
+
+def _hashes(state: tuple[SourceState, ...]) -> str:
+    return ", ".join(f"{source.name} {source.content_sha256[:12]}" for source in state)
 
 
 def make_mesh(cfg: Config, base: PretrainedConfig, runtime: Runtime) -> Mesh:
