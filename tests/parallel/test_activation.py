@@ -53,7 +53,7 @@ def apply_policy(module: CausalLM, policy: str, mover: Mover) -> None:
 def loss_of(module: CausalLM, seed: int = 1) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 40, (ROWS, TOKENS), generator=g)
-    documents = ((0, 5), (0, 9, 20))  # rows that differ: attention is called once per row
+    documents = ((0, 5), (0, 9, 20))  # rows that differ are one call of attention all the same
     return module(ids, torch.arange(TOKENS).expand(ROWS, -1), ids.roll(-1, 1), documents)
 
 
@@ -96,7 +96,7 @@ def test_loss_and_gradients_are_those_of_plain_autograd_in_every_step(policy: st
 @pytest.mark.parametrize(("policy", "times"), zip(POLICIES, [1, 2, 1, 2, 1], strict=True))
 def test_how_often_attention_runs_in_a_step(policy: str, times: int, kernel_runs: list[int]) -> None:
     step(build(policy)[0])
-    assert len(kernel_runs) == times * LAYERS * ROWS
+    assert len(kernel_runs) == times * LAYERS
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -111,7 +111,7 @@ def test_compiled_blocks_share_one_graph_inside_of_their_recomputation(policy: s
     expected, before = step(plain, 2), len(kernel_runs)
     for name, grad in step(module, 2).items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-4, atol=1e-6)
-    assert len(kernel_runs) - before == {"full": 2, "offload": 2}.get(policy, 1) * LAYERS * ROWS
+    assert len(kernel_runs) - before == {"full": 2, "offload": 2}.get(policy, 1) * LAYERS
     assert counts.frame_count == 1
     torch._dynamo.reset()
 
@@ -121,7 +121,7 @@ def test_evaluation_runs_once_and_keeps_nothing(policy: str, kernel_runs: list[i
     module, mover = build(policy)
     with torch.no_grad():
         loss_of(module)
-    assert len(kernel_runs) == LAYERS * ROWS
+    assert len(kernel_runs) == LAYERS
     assert mover.host.peak == mover.device.peak == 0
 
 
