@@ -150,6 +150,7 @@ WHOLE = {
         ),
         "pre_tokenizer",
     ),
+    "another normalizer": (llama(normalizer={"type": "NFC"}), "pre_tokenizer"),
     "two normalizers": (llama(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}]}), "pre_tokenizer"),
 }
 
