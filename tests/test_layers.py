@@ -26,8 +26,10 @@ LAYERS = [
     ["config"],
     ["stages"],
     ["dist", "data", "metrics"],
-    ["rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"]
-    + ["model.primitives", "model.varlen", "model.documents"],
+    [
+        *("rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"),
+        *("model.primitives", "model.varlen", "model.documents"),
+    ],
     ["model.weights"],
     ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load"],
     ["parallel"],

@@ -63,15 +63,13 @@ DOCUMENTS = ((0, 3, 4), (0, 10))
 def test_attention_counts_each_documents_own_square() -> None:
     lengths = [3, 1, 12, 10, 6]
     assert flops.squared_lengths(DOCUMENTS, 2, 16) == sum(n**2 for n in lengths)
-    whole = flops.attention_flops(None, 2, 16, num_layers=3, attention_width=8)
-    assert whole == flops.attention_flops(((0,), (0,)), 2, 16, 3, 8) == 6 * 3 * 8 * 2 * 16**2
-    alone = sum(flops.attention_flops(None, 1, n, 3, 8) for n in lengths)
-    assert flops.attention_flops(DOCUMENTS, 2, 16, 3, 8) == alone
+    assert flops.squared_lengths(None, 2, 16) == flops.squared_lengths(((0,), (0,)), 2, 16) == 2 * 16**2
 
 
-def test_without_documents_a_batchs_flops_are_those_per_token() -> None:
-    per_token = flops.flops_per_token(1000, 3, 8, 16)
-    assert 6.0 * 1000 * 32 + flops.attention_flops(None, 2, 16, 3, 8) == per_token * 32
+def test_documents_have_the_flops_they_would_have_alone() -> None:
+    together = 32 * flops.flops_per_token(1000, 3, 8, flops.squared_lengths(DOCUMENTS, 2, 16) / 32)
+    alone = sum(n * flops.flops_per_token(1000, 3, 8, n) for n in (3, 1, 12, 10, 6))
+    assert together == pytest.approx(alone, rel=1e-12)
 
 
 def test_a_shards_padding_counts_for_nothing() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import course
+from support import course, metrics
 
 RUN = ("model.dtype=float32", "train.steps=4")
 
@@ -27,6 +27,19 @@ def test_rows_of_a_micro_batch_have_documents_of_their_own(train: Any, args: lis
     one = train(tmp_path / "one", *args)
     assert same(one, train(tmp_path / "four", *args, "train.micro_batch_size=4", "memory.activation=attention"))
     assert not same(one, train(tmp_path / "none", *args, "data.document_mask=none"))
+
+
+def test_mfu_counts_what_documents_attend_to(
+    train: Any, args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yarn_train.model.flops.peak_flops", lambda device: 1e12)
+    per_token = {}
+    for mask in ("none", "block"):
+        run = train(tmp_path / mask, *args, f"data.document_mask={mask}")
+        per_token[mask] = [row["mfu"] * 1e12 / row["tokens_per_second"] for row in metrics(run / "01_s16")]
+    assert max(per_token["none"]) == pytest.approx(min(per_token["none"]))
+    assert max(per_token["block"]) < min(per_token["none"])
+    assert len({round(one, 3) for one in per_token["block"]}) > 1
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .batch import Batch, make_batch
+from .segments import Starts
 from .stream import Stream
 
 
@@ -84,6 +85,9 @@ class Loader:
             step = self.step(samples + number * self.global_batch_size)
             yield dataclasses.replace(step, batches=[finish(batch) for batch in step.batches])
 
+    def documents(self, ids: list[int]) -> Starts | None:
+        """Where documents start in each of these segments; None without a document mask."""
+        return self.stream.documents(ids) if self.document_mask else None
+
     def _batch(self, share: list[int]) -> Batch:
-        rows = self.stream.rows(share)
-        return make_batch(rows, self.stream.documents(share)) if self.document_mask else make_batch(rows)
+        return make_batch(self.stream.rows(share), self.documents(share))

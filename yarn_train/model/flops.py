@@ -37,8 +37,13 @@ def matmul_parameters(model: nn.Module) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
 
 
-def flops_per_token(num_matmul: int, num_layers: int, attention_width: int, seq_len: int) -> float:
-    """Training FLOPs per token; `attention_width` is query heads * head_dim."""
+def flops_per_token(num_matmul: int, num_layers: int, attention_width: int, seq_len: float) -> float:
+    """Training FLOPs per token.
+
+    Args:
+        attention_width: query heads * head_dim.
+        seq_len: tokens of the sequence; where attention stays inside of documents, :func:`squared_lengths` per token.
+    """
     return 6.0 * num_matmul + 6.0 * num_layers * attention_width * seq_len
 
 
@@ -47,13 +52,6 @@ def squared_lengths(documents: Documents | None, rows: int, length: int) -> int:
     if documents is None:
         return rows * length**2
     return sum((end - start) ** 2 for starts in documents for start, end in pairwise((*starts, length)))
-
-
-def attention_flops(
-    documents: Documents | None, rows: int, length: int, num_layers: int, attention_width: int
-) -> float:
-    """Training FLOPs of attention for a batch of whole sequences: what :func:`flops_per_token` has, by document."""
-    return 6.0 * num_layers * attention_width * squared_lengths(documents, rows, length)
 
 
 @dataclass(frozen=True)

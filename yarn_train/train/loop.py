@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..dist.runtime import Runtime
 from ..engine.base import Engine
 from ..metrics.meter import mfu, peak_memory_bytes
 from ..metrics.sinks import FanOut
+from ..model.flops import squared_lengths
 from ..optim.schedule import lr_at
 from ..parallel.context import ContextParallel
 
@@ -39,7 +40,7 @@ class Trainer:
     checkpoints: CheckpointManager
     sinks: FanOut
     state: TrainState
-    flops_per_token: float
+    flops_per_token: Callable[[float], float]  # of the length that tokens attend over, see model.flops
     peak_flops: float | None
 
 
@@ -98,6 +99,8 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
     step_tokens = len(read.ids) * cfg.data.seq_len
     seconds = time.perf_counter() - started
     rate = step_tokens / seconds
+    squares = squared_lengths(trainer.loader.documents(read.ids), len(read.ids), cfg.data.seq_len)
+    per_token = trainer.flops_per_token(squares / step_tokens)
     samples = state.samples + len(read.ids)
     trainer.state = dataclasses.replace(
         state,
@@ -113,7 +116,7 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
         "lr": lr,
         "grad_norm": grad_norm.item(),
         "tokens_per_second": rate,
-        "mfu": mfu(rate, trainer.flops_per_token, trainer.peak_flops, runtime.world_size),
+        "mfu": mfu(rate, per_token, trainer.peak_flops, runtime.world_size),
         "peak_memory_bytes": max_int(peak_memory_bytes(runtime.device), runtime.device),
         "data_wait_seconds": data_wait,
         "seconds": seconds,

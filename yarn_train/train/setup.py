@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from transformers import PretrainedConfig
@@ -89,6 +90,7 @@ def build_trainer(
     if len(stream.sources) > 1:
         say(mixture_line(stream, cfg.train.steps * cfg.train.global_batch_size))
     config = module.model.config
+    width = config.num_attention_heads * flops.head_dim(config)
     return Trainer(
         cfg=cfg,
         runtime=runtime,
@@ -99,9 +101,7 @@ def build_trainer(
         checkpoints=checkpoints,
         sinks=_sinks(stage, runtime, state.step, stream.epochs(state.samples)),
         state=state,
-        flops_per_token=flops.flops_per_token(
-            matmul, config.num_hidden_layers, config.num_attention_heads * flops.head_dim(config), cfg.data.seq_len
-        ),
+        flops_per_token=partial(flops.flops_per_token, matmul, config.num_hidden_layers, width),
         peak_flops=flops.peak_flops(runtime.device),
     )
 
