@@ -55,12 +55,15 @@ def reference(files: list[str], tokenizer_path: str, seq_len: int, processes: in
 
 
 def ours(books: str, tokenizer_path: str, seq_len: int, processes: int, out: Path) -> None:
-    """This project."""
+    """This project; prints the seconds of its two steps, without the start of the interpreter and its libraries."""
     from yarn_train.config import DataConfig
     from yarn_train.data.store import prepare
 
+    times: list[float] = []
     data = DataConfig(source="pg19", path=books, seq_len=seq_len)
-    prepare(data, tokenizer_path, cache=str(out / "packed"), workers=processes)
+    cache = str(out / "packed")
+    prepare(data, tokenizer_path, cache=cache, workers=processes, progress=lambda _: times.append(time.perf_counter()))
+    print(json.dumps({"tokenise": times[-1] - times[0], "pack": time.perf_counter() - times[-1]}))
 
 
 def compare(out: Path, theirs: Path, seq_len: int, files: int, processes: int) -> tuple[int, int]:
@@ -147,23 +150,24 @@ def proportional_bytes(pid: int) -> int:
 
 
 def measured(which: str, args: argparse.Namespace, out: Path) -> dict[str, float]:
-    """Run one pipeline in a process of its own: seconds and bytes."""
+    """Run one pipeline in a process of its own: seconds and bytes, and what it says of its steps."""
     out.mkdir()
     job = {"which": which, "books": args.books, "files": args.files, "tokenizer": args.current, "out": str(out)}
     job |= {"seq_len": args.seq_len, "processes": args.processes}
     environment = {**os.environ, "HF_DATASETS_CACHE": str(out / "cache"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "bench.prepare", "--job", json.dumps(job)]
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     memory = Memory(process.pid)
     memory.start()
-    _, errors = process.communicate()
+    output, errors = process.communicate()
     seconds = time.perf_counter() - started
     memory.over.set()
     memory.join()
     if process.returncode:
         raise SystemExit(f"{which} failed:\n{errors}")
-    return {"seconds": seconds, "peak": memory.peak, "largest": memory.largest}
+    steps = json.loads(output.splitlines()[-1]) if which == "ours" else {}
+    return {"seconds": seconds, "peak": memory.peak, "largest": memory.largest, **steps}
 
 
 def llama_like(books: list[str], vocab_size: int, out: Path) -> Path:
@@ -241,9 +245,10 @@ def main() -> None:
             same, lost = compare(outs["ours"], outs["reference"], args.seq_len, len(args.files), args.processes)
             rows += [row(name, which, mb, found) for which in found]
             print(f"{name}: {same:,} tokens equal; the reference lost {lost:,} more")
-            rate = mb / found["ours"]["seconds"] / args.processes
-            minutes = PG19_BYTES / 1e6 / (16 * rate) / 60
-            print(f"{name}: {rate:.1f} MB/s per core; PG19 on 16 cores at that rate: {minutes:.1f} minutes")
+            tokenising, packing = mb / found["ours"]["tokenise"] / args.processes, mb / found["ours"]["pack"]
+            minutes = PG19_BYTES / 1e6 * (1 / (16 * tokenising) + 1 / packing) / 60
+            print(f"{name}: tokenises {tokenising:.1f} MB/s per process, packs {packing:.0f} MB/s in one")
+            print(f"{name}: PG19's {PG19_BYTES / 1e9:.1f} GB with 16 processes at these rates: {minutes:.1f} minutes")
         header = ["tokenizer", "pipeline", "seconds", "MB/s", "rate", "peak GiB", "of reference", "largest process GiB"]
         print(table(header, rows))
 

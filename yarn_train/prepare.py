@@ -138,14 +138,16 @@ def show_one(folder: Path, cfg: Config, arguments: Arguments) -> None:
         return
     segments, tokenizer = open_segments(folder), load_tokenizer(cfg.model.path)
     described = segments.described
-    drawn = length_histogram(
-        inspect.tokens_per_document(segments), segments.seq_len, described["source"], folder / HISTOGRAM
-    )
+    lengths = inspect.tokens_per_document(segments)
+    try:
+        drawn = f"histogram: {length_histogram(lengths, segments.seq_len, described['source'], folder / HISTOGRAM)}"
+    except OSError as error:  # a folder that may only be read
+        drawn = f"no histogram: {error}"
     per_document = ", ".join(f"{key} {value:,}" for key, value in described["tokens_per_document"].items())
     print(f"  tokens per document: {per_document}")
     print(f"  documents that begin inside a segment: {inspect.boundaries_per_segment(segments):.2f} per segment")
     print(f"  lost to the remainder: {inspect.share_lost(segments):.4%} ({described['remainder']} tokens)")
-    print(f"  histogram: {drawn}")
+    print(f"  {drawn}")
     for window in inspect.windows(segments, arguments.show):
         print(inspect.render(window, tokenizer))
 

@@ -7,10 +7,18 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from .style import GREY, STYLE, TRAINED
 
 BINS = 40
+
+
+class _Thousands(LogFormatter):
+    """Numbers as people write them, where a logarithmic axis has room for them."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,.0f}" if super().__call__(x, pos) else ""
 
 
 def length_histogram(lengths: np.ndarray, seq_len: int, source: str, path: Path) -> Path:
@@ -47,6 +55,8 @@ def length_histogram(lengths: np.ndarray, seq_len: int, source: str, path: Path)
             fontsize=8.5,
         )
         axes.set_title(f"{source}: {len(lengths):,} documents, {int(lengths.sum()):,} tokens")
+        for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatted(_Thousands(minor_thresholds=(2, 0.4)))
         axes.set_xlabel("tokens per document")
         axes.set_ylabel("documents")
         figure.savefig(path, format="png", facecolor="white")
