@@ -18,6 +18,7 @@ class Numbered:
         self.first = first
         self.seq_len = seq_len
         self.content_sha256 = f"sha of {count} from {first}"
+        self.documents_sha256 = f"sha of starts in {count}"
         self.read: list[int] = []
 
     def __len__(self) -> int:

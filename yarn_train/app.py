@@ -15,7 +15,7 @@ from .data.store import prepare_parts
 from .data.stream import Part
 from .data.tokenize import load_tokenizer, resolve_workers
 from .dist import runtime as dist_runtime
-from .dist.collectives import barrier
+from .dist.collectives import barrier, from_main
 from .engine.deepspeed import missing as deepspeed_missing
 from .errors import ConfigError, YarnTrainError, problem
 from .eval import suite
@@ -29,9 +29,9 @@ from .report.terminal import show_report
 from .rope import hf as rope_hf
 from .stages import Stage, resolve
 from .train import run_folder
+from .train.commits import Commits
 from .train.curriculum import run_stages
 from .train.init_from import check_weights, find_model
-from .train.pinning import pin_data
 
 
 def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
@@ -51,7 +51,6 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     if cfg.run.resume == "never":
         run_folder.refuse_existing(folder)
     run_folder.check_config(folder, schema.build(raw))
-    stages = [stage if stage.finished else pin_data(stage) for stage in stages]
     for stage in stages:
         run_folder.check_config(stage.folder, stage.cfg)
     unfinished = [stage.cfg for stage in stages if not stage.finished]
@@ -60,11 +59,13 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
     tokenizer = load_tokenizer(cfg.model.path)
     weights = first_weights(stages, base, tokenizer)
     # No collective waits for this: none exists yet.
-    data = {stage.name: stage_data(stage) for stage in stages if not stage.finished}
+    commits = Commits(folder)
+    data = {stage.name: stage_data(stage, commits) for stage in stages if not stage.finished}
     runtime = dist_runtime.start()
     say = print_line if runtime.is_main else silent
     if runtime.is_main:
         run_folder.freeze_config(folder, schema.build(raw))
+        commits.save()
         run_folder.start_record(folder, cfg, runtime.world_size, str(runtime.device))
     barrier()
     reason = "failed"
@@ -74,7 +75,7 @@ def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
             say(memory)
         done = run_stages(stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say)
         if done and cfg.eval.enabled:
-            evaluate_run(stages, base, tokenizer, weights, folder, runtime, say)
+            evaluate_run(stages, base, tokenizer, weights, folder, commits, runtime, say)
         reason = "complete" if done else "stopped by train.stop_after"
         if done:
             say(f"run complete; the model is {stages[-1].model_folder}")
@@ -141,6 +142,7 @@ def evaluate_run(
     tokenizer: Any,
     weights: str | None,
     folder: Path,
+    commits: Commits,
     runtime: dist_runtime.Runtime,
     say: Callable[[str], None],
 ) -> None:
@@ -148,7 +150,10 @@ def evaluate_run(
     cfg = stages[0].cfg
     length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
     chosen = suite.variants(stages, weights)
-    scoring = suite.plan(cfg, tokenizer, length, max(stage.cfg.rope.factor for stage in stages))
+    data = from_main(commits.pin(suite.evaluated(cfg)) if runtime.is_main else None)
+    if runtime.is_main:
+        commits.save()
+    scoring = suite.plan(cfg, data, tokenizer, length, max(stage.cfg.rope.factor for stage in stages))
     suite.evaluate(chosen, base, scoring, cfg, folder / "eval" / "perplexity.json", runtime, say)
     if runtime.is_main:
         suite.write_frequencies(folder / "frequencies.json", chosen, base, length)
@@ -166,13 +171,13 @@ def first_weights(stages: list[Stage], base: PretrainedConfig, tokenizer: Any) -
     return None if cfg.model.init == "random" else cfg.model.path
 
 
-def stage_data(stage: Stage) -> list[Part]:
+def stage_data(stage: Stage, commits: Commits) -> list[Part]:
     """The stage's prepared training data, prepared now if it is missing.
 
     Every rank may get here. Ranks share the work out among themselves through file locks, so each takes its share of
     the machine's cores.
     """
-    data = stage.cfg.data
+    data = commits.pin(stage.cfg.data)
     workers = data.workers or max(1, resolve_workers(0) // dist_runtime.local_world_size())
     with progress_bar(f"prepare {data.source}") as update:
         return prepare_parts(

@@ -21,6 +21,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 USAGE_ERROR = 2  # exit code of everything a user can fix
 INTERRUPTED = 130  # of Ctrl-C, as shells have it
 
+ON_INTERRUPT = (
+    "interrupted; the same command goes on: preparation from the units that are complete, training from its newest "
+    "checkpoint (with run.resume=auto)"
+)
+
 Task = Callable[[dict[str, Any], set[str], Path], None]
 
 
@@ -46,7 +51,7 @@ def run(task: Task) -> None:
         except YarnTrainError as error:
             fail(error)
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+            print(ON_INTERRUPT, file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED) from None
         finally:
             if folder.is_dir() and not any(folder.iterdir()):

@@ -281,7 +281,8 @@ class EvalConfig:
     baselines: bool = option(True, "also evaluate the untouched base and every method at the first factor, untrained")
     bos: bool = option(True, "begin every window with BOS, as the reference does")
     source: str | None = option(None, "documents to evaluate on; null takes data.source", choices=DOCUMENT_SOURCES)
-    path: str | None = option(None, "folder, file or hub id of eval.source; null takes data.path")
+    path: str | None = option(None, "folder, file or hub id of eval.source; null takes data.path and data.revision")
+    revision: str | None = option(None, "commit, tag or branch of eval.path, as data.revision")
     split: str = option("test", "held-out split", choices=("validation", "test"))
 
 
@@ -502,6 +503,9 @@ def _data_checks(c: Config) -> list[str]:
         found.append(problem("eval.source", c.eval.source, f"{allowed} for data.source={c.data.source}", fix))
     if c.eval.source == "stdlib" and c.eval.path is not None:
         found.append(problem("eval.path", c.eval.path, "null for eval.source=stdlib", "set eval.source to use it"))
+    if c.eval.revision is not None and c.eval.path is None:
+        fix = "set eval.path too, or data.revision for both"
+        found.append(problem("eval.revision", c.eval.revision, "null without eval.path", fix))
     if c.eval.enabled and c.eval.source not in (None, "stdlib") and not (c.eval.path or c.data.path):
         fix = f"eval.source={c.eval.source} needs eval.path=..."
         found.append(problem("eval.path", None, "a folder, file or hub id", fix))

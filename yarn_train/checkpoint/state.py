@@ -58,7 +58,8 @@ def refuse_other_data(checkpoint: Path, now: tuple[SourceState, ...]) -> None:
 
 def _described(data: tuple[SourceState, ...]) -> str:
     sources = (
-        f"{source.name} (share {source.weight}, {source.segments:,} segments, content {source.content_sha256[:12]})"
+        f"{source.name} (share {source.weight}, {source.segments:,} segments, content {source.content_sha256[:12]}, "
+        f"document starts {source.documents_sha256[:12] or 'unknown'})"
         for source in data
     )
     return " + ".join(sources)

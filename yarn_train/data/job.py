@@ -15,6 +15,7 @@ import numpy as np
 from ..config import DataConfig
 from ..errors import DataError, problem
 from .documents import Documents
+from .hub import COMMIT
 from .manifest import FORMAT, MANIFEST, manifest
 from .sources import open_documents
 from .tokenize import bracket_ids, id_dtype, load_tokenizer, tokenizer_sha256
@@ -52,7 +53,6 @@ class Job:
         return {
             "format": FORMAT,
             "source": data.source,
-            "revision": data.revision,
             "column": data.column if data.source in ("pg19", "text") else None,
             "split": self.split,
             "held_out": None if data.source == "pretokenized" else data.held_out,
@@ -86,6 +86,9 @@ class Job:
         if not (folder / MANIFEST).exists() and not named:
             return False  # below data/cache, which is ours: made anew
         found, wanted = manifest(folder), self.identity()
+        commit = (found.get("origin") or {}).get("revision")
+        if commit and COMMIT.fullmatch(self.data.revision or ""):  # what a branch or tag means only the hub knows
+            found, wanted = {**found, "revision": commit}, {**wanted, "revision": self.data.revision}
         different = [key for key, value in wanted.items() if found.get(key) != value]
         if different:
             raise DataError(

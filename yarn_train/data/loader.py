@@ -20,10 +20,12 @@ class Step:
     Attributes:
         ids: its segments in order, of all ranks together.
         batches: this rank's micro-batches.
+        documents: where documents start in each of its segments; None without a document mask.
     """
 
     ids: list[int]
     batches: list[Batch]
+    documents: Starts | None = None
 
 
 def local_ids(ids: list[int], rank: int, world_size: int, micro_batch_size: int) -> list[list[int]]:
@@ -77,7 +79,7 @@ class Loader:
         """Read the step that begins after ``samples`` sequences; of its segments, only this rank's are touched."""
         ids = self.stream.ids(samples, self.global_batch_size)
         shares = local_ids(ids, self.rank, self.ranks, self.micro_batch_size)
-        return Step(ids, [self._batch(share) for share in shares])
+        return Step(ids, [self._batch(share) for share in shares], self._documents(ids))
 
     def steps(self, samples: int, count: int, finish: Callable[[Batch], Batch]) -> Iterator[Step]:
         """Read ``count`` steps one after the other; ``finish`` gets every batch, where it is read."""
@@ -85,9 +87,8 @@ class Loader:
             step = self.step(samples + number * self.global_batch_size)
             yield dataclasses.replace(step, batches=[finish(batch) for batch in step.batches])
 
-    def documents(self, ids: list[int]) -> Starts | None:
-        """Where documents start in each of these segments; None without a document mask."""
+    def _documents(self, ids: list[int]) -> Starts | None:
         return self.stream.documents(ids) if self.document_mask else None
 
     def _batch(self, share: list[int]) -> Batch:
-        return make_batch(self.stream.rows(share), self.documents(share))
+        return make_batch(self.stream.rows(share), self._documents(share))

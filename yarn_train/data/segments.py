@@ -50,6 +50,11 @@ class Segments:
         """SHA-256 of all ids, as the manifest gives it."""
         return str(self.described["content_sha256"])
 
+    @property
+    def documents_sha256(self) -> str:
+        """SHA-256 of where documents start, as the manifest gives it."""
+        return str(self.described["documents_sha256"])
+
     def __getitem__(self, indices: int | Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Segments [n, seq_len] int64 in the order of ``indices`` [n]; one integer counts as one index.
 

@@ -118,9 +118,9 @@ class Spool:
         """
         described = json.loads(self._description(number).read_text(encoding="utf-8"))
         file = self._ids(number)
-        size = file.stat().st_size if file.exists() else None
-        ids = np.memmap(file, self.dtype, "r") if size else np.empty(0, self.dtype)
-        if size != described["bytes"] or hashlib.sha256(ids.data).hexdigest() != described["sha256"]:
+        right = file.is_file() and file.stat().st_size == described["bytes"]
+        ids = np.memmap(file, self.dtype, "r") if right and described["bytes"] else np.empty(0, self.dtype)
+        if not right or hashlib.sha256(ids.data).hexdigest() != described["sha256"]:
             fix = f"delete {self._description(number)} and run data/prepare.py again; the other units are kept"
             raise DataError(problem("data.cache", str(file), "the bytes that its description names", fix))
         return Unit(ids, np.array(described["lengths"], dtype=np.int64))

@@ -48,6 +48,7 @@ class SourceState:
     Attributes:
         weight: its share of the stream, a fraction such as ``7/10``.
         content_sha256: of its segments.
+        documents_sha256: of where its documents start; empty in what is older than the field.
         segments: how many there are.
         epoch: passes over it that are complete.
         position: segments read of the pass after those.
@@ -59,10 +60,14 @@ class SourceState:
     segments: int
     epoch: int
     position: int
+    documents_sha256: str = ""
 
     def same_data(self, other: SourceState) -> bool:
         """Whether both read the same segments equally often; names may differ."""
-        return (self.weight, self.content_sha256) == (other.weight, other.content_sha256)
+        starts = self.documents_sha256, other.documents_sha256
+        return (self.weight, self.content_sha256) == (other.weight, other.content_sha256) and (
+            starts[0] == starts[1] or "" in starts
+        )
 
 
 def epoch_order(num_segments: int, seed: int, epoch: int, source: int = 0) -> np.ndarray:
@@ -140,7 +145,14 @@ class Stream:
         """Which data this is and where its sources stand after ``samples`` sequences."""
         drawn = self._schedule.drawn(samples)
         return tuple(
-            SourceState(s.name, str(s.weight), s.segments.content_sha256, length, *divmod(count, length))
+            SourceState(
+                s.name,
+                str(s.weight),
+                s.segments.content_sha256,
+                length,
+                *divmod(count, length),
+                documents_sha256=s.segments.documents_sha256,
+            )
             for s, count, length in zip(self.sources, drawn, self._lengths, strict=True)
         )
 

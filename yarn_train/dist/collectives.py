@@ -46,6 +46,15 @@ def _patient_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value (a small picklable object), by rank, on every rank."""
+    if dist.get_world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def from_main(value: Any) -> Any:
     """Rank 0's value on every rank (a small picklable object): one rank looks at the disk, all act alike."""
     if dist.get_world_size() == 1:

@@ -48,7 +48,7 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
     if length is None and not cfg.eval.windows:
         fix = "its config does not say how long it was pretrained: eval.windows=[4096,8192]"
         raise ConfigError(problem("eval.windows", [], "explicit windows for this model", fix))
-    scoring = suite.plan(cfg, load_tokenizer(cfg.model.path), length or 0, factor)
+    scoring = suite.plan(cfg, suite.evaluated(cfg), load_tokenizer(cfg.model.path), length or 0, factor)
     runtime = dist_runtime.start()
     say = print if runtime.is_main else (lambda text: None)
     label = f"{Path(cfg.model.path).name} ({method} s={factor:g})"

@@ -123,8 +123,11 @@ class Plan:
         }
 
 
-def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: float) -> Plan:
+def plan(cfg: Config, data: DataConfig, tokenizer: Any, original_length: int, largest_factor: float) -> Plan:
     """Choose windows and held-out documents.
+
+    Args:
+        data: where documents come from: :func:`evaluated`, its revision perhaps pinned.
 
     Raises:
         DataError: no held-out document is longer than the largest window.
@@ -139,7 +142,7 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
     else:
         score_from, num_tokens = shared_targets(max(windows), stride, options.windows_per_document)
     needed = num_tokens or max(windows) + 1
-    listed = open_documents(_evaluated(cfg), options.split)
+    listed = open_documents(data, options.split)
     encoded = ((name, encode_document(tokenizer, text)) for name, text in read_all(listed))
     chosen = choose_documents(encoded, options.documents, needed)
     return Plan(
@@ -152,12 +155,15 @@ def plan(cfg: Config, tokenizer: Any, original_length: int, largest_factor: floa
     )
 
 
-def _evaluated(cfg: Config) -> DataConfig:
+def evaluated(cfg: Config) -> DataConfig:
     """Where held-out documents come from: data's options with eval's source and path."""
-    path = cfg.eval.path or cfg.data.path
+    options, source = cfg.eval, cfg.eval.source or cfg.data.source
+    data = dataclasses.replace(cfg.data, source=source, cache=None)
+    if options.path is None:
+        return data
     # a commit belongs to the data set that it was given for
-    revision = cfg.data.revision if path == cfg.data.path else None
-    return dataclasses.replace(cfg.data, source=cfg.eval.source or cfg.data.source, path=path, revision=revision)
+    revision = options.revision or (data.revision if options.path == data.path else None)
+    return dataclasses.replace(data, path=options.path, revision=revision)
 
 
 def evaluate(

@@ -99,7 +99,7 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
     step_tokens = len(read.ids) * cfg.data.seq_len
     seconds = time.perf_counter() - started
     rate = step_tokens / seconds
-    squares = squared_lengths(trainer.loader.documents(read.ids), len(read.ids), cfg.data.seq_len)
+    squares = squared_lengths(read.documents, len(read.ids), cfg.data.seq_len)
     per_token = trainer.flops_per_token(squares / step_tokens)
     samples = state.samples + len(read.ids)
     trainer.state = dataclasses.replace(

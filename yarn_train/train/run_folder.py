@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..config import Config
+from ..config import Config, defaults
 from ..errors import CheckpointError, ConfigError
 
 PACKAGES = ["torch", "transformers", "datasets", "tokenizers", "hydra-core"]
@@ -65,12 +65,13 @@ def check_config(folder: Path, cfg: Config) -> None:
     path = folder / "config.yaml"
     if not path.is_file():
         return
-    then, now = yaml.safe_load(path.read_text()), _plain(cfg)
-    changed = [
-        f"{key}: was {_get(then, key)!r}, now {_get(now, key)!r}"
-        for key in _flat(now)
-        if _binding(key) and _known(then, key) and _get(then, key) != _get(now, key)
-    ]
+    then, now, default = yaml.safe_load(path.read_text()), _plain(cfg), defaults()
+    changed = []
+    for key in filter(_binding, _flat(now)):
+        # an option that did not exist yet when the folder was written had its default's effect
+        before, after = _get(then if _known(then, key) else default, key), _get(now, key)
+        if before != after:
+            changed.append(f"{key}: was {before!r}, now {after!r}")
     if changed:
         lines = "\n".join(f"  - {line}" for line in changed)
         raise CheckpointError(

@@ -13,7 +13,7 @@ from ..checkpoint.state import TrainState, refuse_other_data
 from ..config import Config, accumulation_steps
 from ..data.loader import Loader
 from ..data.stream import Part, SourceState, Stream, open_stream
-from ..dist.collectives import from_main, sum_scalar
+from ..dist.collectives import from_all
 from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, seed_everything
 from ..engine.base import Engine
@@ -59,7 +59,7 @@ def build_trainer(
     cfg = stage.cfg
     seed_everything(cfg.run.seed)
     stream = open_stream(data, cfg.run.seed)
-    refuse_unequal_data(stream, data, runtime.device)
+    refuse_unequal_data(stream, data)
     checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
     newest = checkpoints.newest()
     if newest is not None:
@@ -106,23 +106,23 @@ def build_trainer(
     )
 
 
-def refuse_unequal_data(stream: Stream, data: Sequence[Part], device: torch.device) -> None:
-    """Compare this rank's data with rank 0's; collective.
+def refuse_unequal_data(stream: Stream, data: Sequence[Part]) -> None:
+    """Compare what ranks hold; collective.
 
     Raises:
-        DataError: on every rank, if the machines do not hold the same.
+        DataError: the same on every rank, naming those that differ from rank 0.
     """
-    mine, main = stream.state(0), from_main(stream.state(0))
-    differ = torch.tensor(float(mine != main), device=device)
-    if sum_scalar(differ).item():
-        folders = ", ".join(str(part.folder) for part in data)
-        got = f"{_hashes(mine)} in {folders} here, {_hashes(main)} on rank 0"
-        fix = "prepare on one machine and copy the folders, or name them with data.cache"
+    held = from_all((stream.state(0), [str(part.folder) for part in data]))
+    different = [rank for rank, (state, _) in enumerate(held) if state != held[0][0]]
+    if different:
+        got = "; ".join(f"rank {rank}: {_held(*held[rank])}" for rank in [0, *different[:3]])
+        fix = f"{len(different)} of {len(held)} ranks differ from rank 0: prepare once and copy the folders"
         raise DataError(problem("data", got, "the same segments on every rank", fix))
 
 
-def _hashes(state: tuple[SourceState, ...]) -> str:
-    return ", ".join(f"{source.name} {source.content_sha256[:12]}" for source in state)
+def _held(state: tuple[SourceState, ...], folders: list[str]) -> str:
+    pairs = zip(state, folders, strict=True)
+    return ", ".join(f"{s.content_sha256[:12]}, documents {s.documents_sha256[:12]} in {at}" for s, at in pairs)
 
 
 def make_mesh(cfg: Config, base: PretrainedConfig, runtime: Runtime) -> Mesh:
