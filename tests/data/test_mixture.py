@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from fractions import Fraction
 
@@ -49,6 +51,36 @@ def test_no_prefix_is_a_whole_draw_away_from_its_shares(numbers: list[int]) -> N
 def test_counts_in_closed_form_equal_counting(numbers: list[int], count: int) -> None:
     mixed = schedule(numbers)
     assert list(mixed.drawn(count)) == drawn(mixed, 0, count)
+
+
+def scanned(numbers: list[int]) -> list[int]:
+    """The rule read off the definition: of the draws whose window has begun, the one whose window ends first."""
+    total, drawn, order = sum(numbers), [0] * len(numbers), []
+    for slot in range(total):
+        ends = {i: -(-(d + 1) * total // n) for i, (d, n) in enumerate(zip(drawn, numbers, strict=True))}
+        begun = [i for i, n in enumerate(numbers) if drawn[i] * total // n <= slot]
+        order.append(min(begun, key=ends.__getitem__))
+        drawn[order[-1]] += 1
+    return order
+
+
+@SLOW
+@given(numbers=shares)
+@example(numbers=HARD[0])
+@example(numbers=HARD[1])
+def test_the_order_is_the_rules(numbers: list[int]) -> None:
+    """Checkpoints count draws of this order, so it must never change."""
+    mixed = schedule(numbers)
+    divisor = math.gcd(*numbers)
+    assert [mixed.source(position) for position in range(mixed.period)] == scanned([n // divisor for n in numbers])
+
+
+def test_ten_thousand_sources_are_ordered_at_once() -> None:
+    began = time.process_time()
+    mixed = schedule([1] * 10_000)
+    assert [mixed.source(position) for position in range(10_000)] == list(range(10_000))
+    assert set(mixed.drawn(25_000)) == {2, 3}
+    assert time.process_time() - began < 2.0
 
 
 def test_a_position_far_away_costs_no_walk() -> None:

@@ -9,7 +9,9 @@ the deviation is therefore 0, so the schedule repeats with the least common deno
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -18,7 +20,8 @@ class Schedule:
     """An endless order of draws from sources whose weights add up to 1.
 
     Any ``period`` consecutive draws, aligned or not, hold exactly ``weight * period`` of every source, and the first n
-    draws hold fewer than one more or less than ``weight * n`` of each, for every n. After setup both methods are O(1).
+    draws hold fewer than one more or less than ``weight * n`` of each, for every n. Setup takes O(period log sources),
+    ``source`` O(1) and ``drawn`` O(sources log period).
 
     Attributes:
         weights: of the sources, in order.
@@ -32,7 +35,9 @@ class Schedule:
         self.period = math.lcm(*(weight.denominator for weight in weights))
         shares = [int(weight * self.period) for weight in weights]
         self._order = _earliest_deadline_first(shares)
-        self._drawn = _prefix_counts(self._order, len(shares))
+        self._slots: list[list[int]] = [[] for _ in shares]
+        for slot, source in enumerate(self._order):
+            self._slots[source].append(slot)
 
     def source(self, position: int) -> int:
         """Index of the source that draw number ``position`` (from 0) comes from."""
@@ -41,29 +46,23 @@ class Schedule:
     def drawn(self, count: int) -> tuple[int, ...]:
         """How many of the first ``count`` draws come from each source."""
         periods, rest = divmod(count, self.period)
-        full = self._drawn[self.period]
-        return tuple(periods * whole + part for whole, part in zip(full, self._drawn[rest], strict=True))
+        return tuple(periods * len(slots) + bisect_left(slots, rest) for slots in self._slots)
 
 
 def _earliest_deadline_first(shares: Sequence[int]) -> list[int]:
     """One period: source per slot, for sources that get ``shares[i]`` of ``sum(shares)`` slots; ties to the first."""
     period = sum(shares)
     drawn = [0] * len(shares)
+    # the window of draw k is [floor(k / w), ceil((k + 1) / w)) with 1 / w = period / share
+    closed = [(0, i) for i in range(len(shares))]  # (first slot of its next window, source): equal ones are a heap
+    open_now: list[tuple[int, int]] = []  # (end of its window, source)
     order = []
     for slot in range(period):
-        # the window of draw k is [floor(k / w), ceil((k + 1) / w)) with 1 / w = period / share
-        open_now = [i for i, share in enumerate(shares) if drawn[i] * period // share <= slot]
-        chosen = min(open_now, key=lambda i: -(-(drawn[i] + 1) * period // shares[i]))
+        while closed and closed[0][0] <= slot:
+            i = heapq.heappop(closed)[1]
+            heapq.heappush(open_now, (-(-(drawn[i] + 1) * period // shares[i]), i))
+        chosen = heapq.heappop(open_now)[1]
         drawn[chosen] += 1
         order.append(chosen)
+        heapq.heappush(closed, (drawn[chosen] * period // shares[chosen], chosen))
     return order
-
-
-def _prefix_counts(order: Sequence[int], sources: int) -> list[tuple[int, ...]]:
-    """Draws of every source among the first 0, 1, ... len(order) slots."""
-    counts = [0] * sources
-    prefixes = [tuple(counts)]
-    for source in order:
-        counts[source] += 1
-        prefixes.append(tuple(counts))
-    return prefixes
