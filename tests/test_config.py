@@ -297,7 +297,8 @@ def test_options_that_contradict_each_other_are_one_named_problem(options: dict[
 
 # ---- round trip ----
 
-CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "eval.source", "curriculum.stages"}
+CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages"}
+CROSS_CHECKED |= {"eval.source", "eval.path", "eval.revision"}
 CROSS_CHECKED |= {"compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
 PARTNERS: list[dict[str, Any]] = [
     {"engine": {"offload": "optimizer"}, "parallel": {"context": 6, "ulysses": 3}},

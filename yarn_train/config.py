@@ -515,6 +515,8 @@ def _data_checks(c: Config) -> list[str]:
 def _source_checks(key: str, data: DataConfig, path_is_used: bool = False) -> list[str]:
     """Rules between the keys of one source, `data` itself or a part of its mixture."""
     found = []
+    if data.cache == "":
+        found.append(problem(f"{key}.cache", "", "null or the name of a folder", "leave it out to have one chosen"))
     if data.held_out >= 1.0:
         found.append(problem(f"{key}.held_out", data.held_out, "in [0, 1)", "0.1 keeps a tenth for evaluation"))
     reads_path = data.source not in ("stdlib", "mixture")

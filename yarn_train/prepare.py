@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from . import cli
 from .config import Config
 from .data import inspect
 from .data.progress import progress_bar
 from .data.segments import check, open_segments
-from .data.store import Shard, find_parts, prepare_parts
+from .data.store import ALREADY, Shard, find_parts, prepare_parts
 from .data.tokenize import load_tokenizer
 from .errors import ConfigError, YarnTrainError, problem
 from .report.documents import length_histogram
@@ -61,6 +63,9 @@ def own_arguments(words: list[str]) -> tuple[Arguments, list[str]]:
             shard = _shard(value if "=" in word else (left.pop(0) if left else ""))
         else:
             rest.append(word)
+    if verify and shard is not None:
+        fix = "verify what is whole, or prepare a shard"
+        raise ConfigError(problem("shard", f"{shard[0]}/{shard[1]}", "none with --verify", fix))
     return Arguments(verify, show, shard), rest
 
 
@@ -104,6 +109,11 @@ def verify_one(cfg: Config, arguments: Arguments) -> None:
 def prepare_one(cfg: Config, arguments: Arguments) -> None:
     """Prepare the train split of ``cfg.data``; print what the folders hold and how long it took."""
     notes: list[str] = []
+
+    def say(note: str) -> None:
+        notes.append(note)
+        tqdm.write(note)  # at once, above the bar
+
     started = time.perf_counter()
     with progress_bar(f"prepare {cfg.data.source}") as update:
         parts = prepare_parts(
@@ -112,11 +122,10 @@ def prepare_one(cfg: Config, arguments: Arguments) -> None:
             workers=cfg.data.workers,
             shard=arguments.shard,
             progress=update,
-            say=notes.append,
+            say=say,
         )
     seconds = time.perf_counter() - started
-    print("\n".join(notes))
-    made = not any(note.startswith("already prepared") for note in notes)
+    made = not any(note.startswith(ALREADY) for note in notes)
     if made and parts:
         print(f"prepared in {seconds:.1f} s: {', '.join(str(part.folder) for part in parts)}")
     for part in parts:

@@ -13,7 +13,7 @@ from yarn_train.checkpoint.state import TrainState, refuse_other_data
 from yarn_train.data.stream import SourceState
 from yarn_train.errors import CheckpointError
 
-BOOKS = SourceState("books", "7/10", "b" * 64, segments=50, epoch=1, position=4)
+BOOKS = SourceState("books", "7/10", "b" * 64, segments=50, epoch=1, position=4, documents_sha256="e" * 64)
 CODE = SourceState("code", "3/10", "c" * 64, segments=2000, epoch=0, position=99)
 STATE = TrainState(step=3, tokens=30, samples=12, seed=5, world_size=2, data=(BOOKS, CODE))
 
@@ -29,6 +29,7 @@ def test_the_same_data_may_follow_wherever_it_stands_and_whatever_it_is_called(t
     STATE.save(tmp_path)
     renamed = dataclasses.replace(BOOKS, name="pg19", epoch=0, position=0)
     refuse_other_data(tmp_path, (renamed, CODE))
+    refuse_other_data(tmp_path, (BOOKS, dataclasses.replace(CODE, documents_sha256="f" * 64)))  # not known then
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_the_same_data_may_follow_wherever_it_stands_and_whatever_it_is_called(t
         (CODE, BOOKS),
         (BOOKS, CODE, CODE),
         (dataclasses.replace(BOOKS, content_sha256="d" * 64), CODE),
+        (dataclasses.replace(BOOKS, documents_sha256="f" * 64), CODE),
         (dataclasses.replace(BOOKS, weight="3/10"), dataclasses.replace(CODE, weight="7/10")),
     ],
 )
@@ -45,7 +47,7 @@ def test_other_data_is_refused_and_both_are_named(tmp_path: Path, now: tuple[Sou
     STATE.save(tmp_path)
     with pytest.raises(CheckpointError) as error:
         refuse_other_data(tmp_path, now)
-    then = f"then: books (share 7/10, 50 segments, content {'b' * 12}) + code (share 3/10, 2,000 segments"
+    then = f"then: books (share 7/10, 50 segments, content {'b' * 12}, document starts {'e' * 12}) + code (share 3/10"
     assert then in str(error.value)
     assert re.search(rf"now:  {now[0].name} .*{now[0].content_sha256[:12]}", str(error.value))
 

@@ -82,15 +82,26 @@ def test_a_mixture_on_the_command_line(books: Callable[..., str], plain: str, tm
 
 
 def test_own_arguments_are_split_off():
-    arguments, rest = own_arguments(["data=pg19", "--show", "3", "--verify", "shard=0/4", "--cfg", "job"])
-    assert (arguments.show, arguments.verify, arguments.shard) == (3, True, (0, 4))
+    arguments, rest = own_arguments(["data=pg19", "--show", "3", "shard=0/4", "--cfg", "job"])
+    assert (arguments.show, arguments.verify, arguments.shard) == (3, False, (0, 4))
     assert rest == ["data=pg19", "--cfg", "job"]
+    assert own_arguments(["--verify", "--show=1"]) == (Arguments(verify=True, show=1), [])
     assert own_arguments(["--show=2", "--shard", "4/4"])[0].shard == (4, 4)
     assert own_arguments([]) == (Arguments(), [])
 
 
 @pytest.mark.parametrize(
-    "words", [["--show"], ["--show", "0"], ["--show=x"], ["shard=2"], ["shard=5/4"], ["shard=0/0"], ["--shard"]]
+    "words",
+    [
+        ["--show"],
+        ["--verify", "shard=0/2"],
+        ["--show", "0"],
+        ["--show=x"],
+        ["shard=2"],
+        ["shard=5/4"],
+        ["shard=0/0"],
+        ["--shard"],
+    ],
 )
 def test_unusable_arguments_are_named(words: list[str]):
     with pytest.raises(ConfigError, match=r"got .*; allowed: .*; fix: "):

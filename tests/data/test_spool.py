@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yarn_train.data.spool import Spool, plan_units
+from yarn_train.data.spool import PER_DOCUMENT, Spool, plan_units
 from yarn_train.errors import DataError
 
 UINT16 = np.dtype(np.uint16)
@@ -21,6 +21,7 @@ def test_units_are_all_documents_in_order(sizes: list[int], unit_bytes: int):
     for unit in units:
         inside = [sizes[i] for i in unit]
         assert sum(inside[:-1]) < unit_bytes + max(inside)  # one document over at most, whatever its length
+        assert len(unit) <= 1 + unit_bytes // PER_DOCUMENT + 1
 
 
 def spool(folder: Path, documents: int = 4, job: str = "job") -> Spool:
@@ -36,12 +37,13 @@ def test_what_is_written_is_read(tmp_path: Path):
     assert not units.done(0)
     units.write(0, [ids(1, 2, 3), None, ids(), ids(4)])
     assert units.done(0)
-    unit = units.read(0)
-    assert unit.ids.tolist() == [1, 2, 3, 4]
-    assert unit.lengths.tolist() == [3, -1, 0, 1]
+    assert units.intact(0)
+    assert units.reader()(0).tolist() == [1, 2, 3, 4]
+    assert units.lengths(0).tolist() == [3, -1, 0, 1]
     units.write(1, [None])
-    assert units.read(1).ids.tolist() == []
-    assert units.read(1).lengths.tolist() == [-1]
+    assert units.intact(1)
+    assert units.reader()(1).tolist() == []
+    assert units.lengths(1).tolist() == [-1]
 
 
 def test_a_unit_without_its_description_is_not_there(tmp_path: Path):
@@ -52,12 +54,24 @@ def test_a_unit_without_its_description_is_not_there(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x01", b"\x02\x00", b"\x01\x00\x00\x00"])
-def test_other_bytes_than_described_are_refused(tmp_path: Path, damage: bytes):
+def test_a_unit_of_other_bytes_than_described_is_to_be_made_again(tmp_path: Path, damage: bytes):
     units = spool(tmp_path / "parts")
     units.write(0, [ids(1)])
+    assert units.done(0)
     (tmp_path / "parts" / "unit_000000.ids").write_bytes(damage)
-    with pytest.raises(DataError, match=r"unit_000000\.json and run data/prepare\.py again"):
-        units.read(0)
+    assert not units.intact(0)
+    assert not units.done(0)
+
+
+def test_what_a_power_failure_left_is_not_there(tmp_path: Path):
+    units = spool(tmp_path / "parts")
+    units.write(0, [ids(1)])
+    units.write(1, [ids(1)])
+    (tmp_path / "parts" / "unit_000000.json").write_text("")
+    (tmp_path / "parts" / "job.json").write_text("")
+    again = spool(tmp_path / "parts")
+    assert [again.done(0), again.done(1)] == [False, True]
+    assert json.loads((tmp_path / "parts" / "job.json").read_text())["job"] == "job"
 
 
 def test_a_unit_has_one_owner_at_a_time(tmp_path: Path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from yarn_train.config import DataConfig
-from yarn_train.data import spool
+from yarn_train.data import spool, store
+from yarn_train.data.build import after_ends
 from yarn_train.data.job import ORDER_SEED, shuffled
-from yarn_train.data.manifest import manifest
+from yarn_train.data.manifest import digest, manifest
 from yarn_train.data.segments import Segments, check, open_segments
 from yarn_train.data.sources import open_documents
 from yarn_train.data.store import find_parts, prepare, prepare_parts
@@ -130,18 +134,102 @@ def test_units_of_another_source_are_refused(corpus: str, plain: str, books: Cal
 
 
 @pytest.mark.usefixtures("small_units")
-def test_a_damaged_unit_is_refused_and_made_again(corpus: str, plain: str, tmp_path: Path):
-    data = DataConfig(source="pg19", path=corpus, seq_len=32)
+def test_a_damaged_unit_is_made_again(corpus: str, plain: str, tmp_path: Path):
+    data, said = DataConfig(source="pg19", path=corpus, seq_len=32), []
     assert prepare(data, plain, cache=str(tmp_path / "named"), workers=1, shard=(0, 2)) is None
     unit = tmp_path / "named.parts" / "unit_000000.ids"
     unit.write_bytes(unit.read_bytes()[:-2] + b"xx")
-    with pytest.raises(DataError, match="the bytes that its description names") as error:
-        prepare(data, plain, cache=str(tmp_path / "named"), workers=1)
-    assert str(unit.with_suffix(".json")) in str(error.value)
-    unit.with_suffix(".json").unlink()
-    folder = prepare(data, plain, cache=str(tmp_path / "named"), workers=1)
+    folder = prepare(data, plain, cache=str(tmp_path / "named"), workers=1, say=said.append)
     assert folder is not None
+    assert any(line.startswith("1 of ") and "damaged" in line for line in said)
     assert manifest(folder) == manifest(make(corpus, plain, tmp_path, cache=str(tmp_path / "other")))
+
+
+@pytest.mark.usefixtures("small_units")
+def test_more_units_than_files_may_be_open(corpus: str, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = make(corpus, plain, tmp_path)
+    monkeypatch.setattr(spool, "UNIT_BYTES", 1)
+    used = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(spool, "OPEN_UNITS", 8)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, limits[1]))
+    try:
+        many = make(corpus, plain, tmp_path, cache=str(tmp_path / "many"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert manifest(many) == manifest(whole)
+
+
+def test_a_text_that_changes_while_it_is_prepared_is_an_error(
+    corpus: str, plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    listing = store.plan_units
+
+    def change(*given: Any) -> Any:
+        (Path(corpus) / "train" / "3.txt").write_text("rewritten")
+        return listing(*given)
+
+    monkeypatch.setattr(store, "plan_units", change)
+    with pytest.raises(DataError, match=r"3\.txt: got '9 bytes'.*when documents were listed"):
+        make(corpus, plain, tmp_path)
+
+
+def test_units_of_a_finished_folder_are_cleared_away(corpus: str, plain: str, tmp_path: Path):
+    folder = make(corpus, plain, tmp_path)
+    left = folder.with_name(f"{folder.name}.parts")
+    left.mkdir()
+    make(corpus, plain, tmp_path)
+    assert not left.exists()
+
+
+def test_a_named_folder_of_another_source_is_refused(
+    corpus: str, plain: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    cache = str(tmp_path / "named")
+    make(corpus, plain, tmp_path, cache=cache)
+    other = tmp_path_factory.mktemp("other")
+    (other / "train").mkdir()
+    (other / "train" / "0.txt").write_text("another book\n" * 100)
+    with pytest.raises(DataError, match="documents_listed="):
+        make(str(other), plain, tmp_path, cache=cache)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} whale\n" * 100}) + "\n")
+    tables = {"source": "text", "held_out": 0.0, "cache": str(tmp_path / "tables")}
+    make(str(tmp_path / "a.jsonl"), plain, tmp_path, **tables)
+    make(str(tmp_path / "a.jsonl"), plain, tmp_path, **tables)
+    with pytest.raises(DataError, match="files_sha256="):
+        make(str(tmp_path / "b.jsonl"), plain, tmp_path, **tables)
+    with pytest.raises(DataError, match=r"held_out=0\.0.*held_out=0\.5"):
+        make(str(tmp_path / "a.jsonl"), plain, tmp_path, **{**tables, "held_out": 0.5})
+
+
+def test_pretokenized_rows_are_used_as_they_are(plain: str, tmp_path: Path):
+    rows = [[0, 5, 6, 1, 0, 7, 8, 9], [10, 1, 0, 11, 1, 0, 1, 0]]
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32()))}), file)
+    folder = make(str(file), plain, tmp_path, source="pretokenized", seq_len=8)
+    segments = check(folder)
+    assert segments[[0, 1]].tolist() == rows
+    assert segments.starts.tolist() == [0, 4, 10, 13, 15]
+    described = manifest(folder)
+    assert (described["documents"], described["segments"], described["remainder"]) == (5, 2, 0)
+    assert make(str(file), plain, tmp_path, source="pretokenized", seq_len=8) == folder
+    with pytest.raises(DataError, match=r"shard: got '0/2'"):
+        make(str(file), plain, tmp_path, source="pretokenized", seq_len=8, shard=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("ends", "starts"),
+    [
+        ([], []),
+        ([4], [5]),
+        ([4, 9], [5, 10]),
+        ([4, 5, 9, 10], [5, 10]),  # an end and the mark that opens the next document
+        ([0, 1, 2, 7], [2, 8]),
+    ],
+)
+def test_documents_of_rows_with_ends_only(ends: list[int], starts: list[int]):
+    assert after_ends(np.array(ends, dtype=np.int64)).tolist() == starts
 
 
 def test_every_damage_is_found(corpus: str, plain: str, tmp_path: Path):
@@ -156,10 +244,20 @@ def test_every_damage_is_found(corpus: str, plain: str, tmp_path: Path):
             check(folder)
         file.write_bytes(before)
     described = manifest(folder)
-    for key, value in (("vocab_size", 5), ("remainder", described["remainder"] + 1)):
+    changes: list[tuple[str, Any, str]] = [
+        ("remainder", described["remainder"] + 1, "tokens_in is"),
+        ("skipped", 7, "manifest_sha256 is"),
+        ("vocab_size", "x", "no usable vocab_size"),
+        ("remainder", None, "no usable remainder"),
+    ]
+    for key, value, told in changes:
         (folder / "manifest.json").write_text(json.dumps(described | {key: value}))
-        with pytest.raises(DataError, match="vocabulary" if key == "vocab_size" else "tokens_in"):
+        with pytest.raises(DataError, match=told):
             check(folder)
+    small = described | {"vocab_size": 5}
+    (folder / "manifest.json").write_text(json.dumps(small | {"manifest_sha256": digest(small)}))
+    with pytest.raises(DataError, match="the vocabulary has 5"):
+        check(folder)
 
 
 def test_parts_of_a_mixture(corpus: str, plain: str, tmp_path: Path):
@@ -349,7 +447,8 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 from yarn_train.config import DataConfig
-from yarn_train.data import spool
+from yarn_train.data import spool, store
+from yarn_train.data.build import after_ends
 from yarn_train.data.store import prepare
 if __name__ == "__main__":
     corpus, tokenizer, root, pause = sys.argv[1:]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from yarn_train.config import Config, DataConfig, EvalConfig
-from yarn_train.eval.suite import _evaluated
+from yarn_train.eval.suite import evaluated
 
 BOOKS = {"source": "pg19", "path": "emozilla/pg19", "revision": "abc"}
 
@@ -27,6 +27,6 @@ BOOKS = {"source": "pg19", "path": "emozilla/pg19", "revision": "abc"}
     ],
 )
 def test_eval_takes_what_it_does_not_say_from_data(data: Any, options: Any, expected: tuple[str, str, str | None]):
-    found = _evaluated(Config(data=DataConfig(**data, column="story", held_out=0.3), eval=EvalConfig(**options)))
+    found = evaluated(Config(data=DataConfig(**data, column="story", held_out=0.3), eval=EvalConfig(**options)))
     assert (found.source, found.path, found.revision) == expected
     assert (found.column, found.held_out) == ("story", 0.3)

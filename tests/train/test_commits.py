@@ -116,6 +116,6 @@ def test_a_named_folder_may_come_and_go(train: Callable[..., Path], moving: Hub,
     train(tmp_path / "run", *args, "train.steps=3", "train.stop_after=2", f"data.cache={tmp_path / 'copied'}")
     run = train(tmp_path / "run", *args, "train.steps=3")
     assert len(metrics(run / "01_s4")) == 3
+    named = [f"data.cache={tmp_path / 'copied'}", f"data.revision={NEW}"]
     with pytest.raises(DataError, match=f"revision='{OLD}'"):
-        named = [f"data.cache={tmp_path / 'copied'}", f"data.revision={NEW}"]
         train(tmp_path / "other", *args, "train.steps=3", *named)

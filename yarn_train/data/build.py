@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ def build_packed(folder: Path, job: Job, spool: Spool, content: dict[str, Any]) 
     """Pack the documents of a complete spool, in the job's order, into ``folder``.
 
     Raises:
-        DataError: if they are less than one segment, or a unit is damaged.
+        DataError: if they are less than one segment.
     """
-    units = [spool.read(number) for number in range(len(spool.units))]
-    lengths = np.concatenate([unit.lengths for unit in units]) if units else np.empty(0, np.int64)
+    per_unit = [spool.lengths(number) for number in range(len(spool.units))]
+    lengths = np.concatenate(per_unit) if per_unit else np.empty(0, np.int64)
     names = [job.listed.name(i) for i in range(len(lengths))]
     order = shuffled(names, ORDER_SEED)
     used = order[lengths[order] != SKIPPED]
@@ -38,12 +37,12 @@ def build_packed(folder: Path, job: Job, spool: Spool, content: dict[str, Any]) 
         raise DataError(problem("data.seq_len", seq_len, has, "use shorter segments or more documents"))
 
     kept = np.maximum(lengths, 0)
-    place = np.concatenate([np.cumsum(np.maximum(unit.lengths, 0)) for unit in units]) - kept  # within its unit
-    unit_of = np.repeat(np.arange(len(units)), [len(unit.lengths) for unit in units])
-    packer = Packer(seq_len)
+    place = np.concatenate([np.cumsum(np.maximum(own, 0)) for own in per_unit]) - kept  # within its unit
+    unit_of = np.repeat(np.arange(len(per_unit)), [len(own) for own in per_unit])
+    packer, ids = Packer(seq_len), spool.reader()
     with SegmentWriter(folder, segments, seq_len, job.dtype) as out:
         for i in used:
-            out.write(packer.feed(units[unit_of[i]].ids[place[i] : place[i] + kept[i]]))
+            out.write(packer.feed(ids(int(unit_of[i]))[place[i] : place[i] + kept[i]]))
         starts = np.cumsum(kept[used]) - kept[used]
         documents_sha256 = out.finish(starts)
     skipped = [names[i] for i in np.flatnonzero(lengths == SKIPPED)]
@@ -69,30 +68,33 @@ def build_packed(folder: Path, job: Job, spool: Spool, content: dict[str, Any]) 
 
 
 def build_rows(folder: Path, job: Job, rows: Rows) -> None:
-    """Write rows that are segments already into ``folder``; documents in them start at BOS, or after EOS without one.
+    """Write rows that are segments already into ``folder``.
+
+    Documents in them start at BOS, or after EOS where there is no BOS at all.
 
     Raises:
         DataError: if a row or an id is not what this job can use.
     """
     seq_len, segments = job.data.seq_len, len(rows)
-    found = job.identity()
-    begins = _starts_in(found["bos_token_id"], found["eos_token_id"])
-    starts: list[np.ndarray] = []
-    at, last = 0, found["eos_token_id"]
+    content = job.content()
+    marks: dict[str, list[np.ndarray]] = {"bos_token_id": [], "eos_token_id": []}
+    at = 0
     with SegmentWriter(folder, segments, seq_len, job.dtype) as out:
         for block in rows.blocks():
             flat = block.reshape(-1)
-            starts.append(begins(np.concatenate([[last], flat])) + at)
-            at, last = at + flat.size, flat[-1]
+            for key, positions in marks.items():
+                positions.append(np.flatnonzero(flat == content[key]) + at)
+            at += flat.size
             out.write(block.astype(job.dtype))
-        everything = np.union1d([0], np.concatenate(starts))
+        bos, eos = (np.concatenate(positions) for positions in marks.values())
+        found = after_ends(eos) if content["bos_token_id"] == content["eos_token_id"] or not len(bos) else bos
+        everything = np.union1d([0], found[found < at])
         documents_sha256 = out.finish(everything)
     lengths = np.diff([*everything, at])
     write_manifest(
         folder,
         {
-            **found,
-            "origin": rows.identity(),
+            **content,
             "documents": len(lengths),
             "skipped": 0,
             "skipped_names": [],
@@ -120,11 +122,14 @@ def statistics(lengths: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _starts_in(bos: int, eos: int) -> Callable[[np.ndarray], np.ndarray]:
-    """From one id more than a stream, [1 + n], the positions [k] in the stream at which a document starts.
+def after_ends(ends: np.ndarray) -> np.ndarray:
+    """Where documents start, from the positions of their ends [k], rising.
 
-    Where one id marks both ends a document starts after each run of it.
+    After each end; in a run of several the last one is the mark that opens the next document, as this project writes
+    them for tokenizers with a single mark.
     """
-    if bos != eos:
-        return lambda ids: np.flatnonzero(ids[1:] == bos)
-    return lambda ids: np.flatnonzero((ids[:-1] == eos) & (ids[1:] != eos))
+    if not len(ends):
+        return ends
+    last = np.append(np.diff(ends) > 1, True)  # of its run
+    opens = np.append(False, np.diff(ends) == 1)  # it follows another
+    return ends[last] + ~opens[last]

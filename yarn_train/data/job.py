@@ -16,11 +16,47 @@ from ..config import DataConfig
 from ..errors import DataError, problem
 from .documents import Documents
 from .hub import COMMIT
+from .local import Listing
+from .local import _fingerprint as fingerprint
 from .manifest import FORMAT, MANIFEST, manifest
+from .pretokenized import Rows, open_rows
 from .sources import open_documents
+from .tables import open_source
 from .tokenize import bracket_ids, id_dtype, load_tokenizer, tokenizer_sha256
 
 ORDER_SEED = 0  # of the order of documents: part of the data, not of the run, so runs of all seeds share one folder
+
+
+class Listed(Documents):
+    """A source's documents as they were when they were listed: one that has changed since is an error."""
+
+    def __init__(self, source: Documents):
+        self._source = source
+        self._sizes = np.ascontiguousarray(source.sizes(), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def name(self, index: int) -> str:
+        """See :meth:`Documents.name`."""
+        return self._source.name(index)
+
+    def sizes(self) -> np.ndarray:
+        """See :meth:`Documents.sizes`; read once."""
+        return self._sizes
+
+    def read_bytes(self, index: int) -> bytes:
+        """See :meth:`Documents.read_bytes`; a DataError too if the text has another size by now."""
+        text = self._source.read_bytes(index)
+        if len(text) != self._sizes[index]:
+            got, allowed = f"{len(text)} bytes", f"the {self._sizes[index]} bytes it had when documents were listed"
+            fix = "leave the source alone while it is prepared, and start again"
+            raise DataError(problem(f"document {self.name(index)}", got, allowed, fix))
+        return text
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`Documents.identity`."""
+        return self._source.identity()
 
 
 @dataclass(frozen=True)
@@ -37,9 +73,14 @@ class Job:
         return load_tokenizer(self.tokenizer_path)
 
     @cached_property
-    def listed(self) -> Documents:
+    def listed(self) -> Listed:
         """The documents, in the order of their source."""
-        return open_documents(self.data, self.split)
+        return Listed(open_documents(self.data, self.split))
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of a source that is tokenised already."""
+        return open_rows(self.data, self.split, len(self.tokenizer))
 
     @property
     def dtype(self) -> np.dtype:
@@ -48,15 +89,12 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What a folder must have in its manifest to be the one that was asked for; needs no source."""
-        data = self.data
         bos, eos = bracket_ids(self.tokenizer)
         return {
             "format": FORMAT,
-            "source": data.source,
-            "column": data.column if data.source in ("pg19", "text") else None,
+            "source": self.data.source,
             "split": self.split,
-            "held_out": None if data.source == "pretokenized" else data.held_out,
-            "seq_len": data.seq_len,
+            "seq_len": self.data.seq_len,
             "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
             "bos_token_id": bos,
             "eos_token_id": eos,
@@ -64,11 +102,16 @@ class Job:
         }
 
     def content(self) -> dict[str, Any]:
-        """:meth:`identity` and a digest of the source, down to names and sizes of the documents."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.listed.sizes(), dtype=np.int64).data)
+        """:meth:`identity` and what there is to say about the source, down to names and sizes of its documents."""
+        return {**self.identity(), **self._origin()}
+
+    def _origin(self) -> dict[str, Any]:
+        if self.data.source == "pretokenized":
+            return {"origin": self.rows.identity(), "documents_listed": None}
+        digest = hashlib.sha256(self.listed.sizes().data)
         for index in range(len(self.listed)):
             digest.update(self.listed.name(index).encode() + b"\0")
-        return {**self.identity(), "origin": self.listed.identity(), "documents_listed": digest.hexdigest()}
+        return {"origin": self.listed.identity(), "documents_listed": digest.hexdigest()}
 
     def default_folder(self, parent: Path, content: dict[str, Any]) -> Path:
         """A readable name with a hash of everything that determines the content."""
@@ -85,21 +128,53 @@ class Job:
             return False
         if not (folder / MANIFEST).exists() and not named:
             return False  # below data/cache, which is ours: made anew
-        found, wanted = manifest(folder), self.identity()
-        commit = (found.get("origin") or {}).get("revision")
-        if commit and COMMIT.fullmatch(self.data.revision or ""):  # what a branch or tag means only the hub knows
-            found, wanted = {**found, "revision": commit}, {**wanted, "revision": self.data.revision}
-        different = [key for key, value in wanted.items() if found.get(key) != value]
+        found = manifest(folder)
+        wanted = {**self.identity(), **self._options_in(found)}
+        self._refuse_different(folder, found, wanted)
+        return True
+
+    def check_source(self, folder: Path) -> None:
+        """Compare a named folder that is ready with the source, where that can be looked at without converting it.
+
+        Raises:
+            DataError: if the folder was made of something else.
+        """
+        found = manifest(folder)
+        self._refuse_different(folder, found, self._source_here(found))
+
+    def _source_here(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Manifest entries of the source as it is now; empty where it is not on this machine."""
+        data, origin = self.data, found.get("origin") or {}
+        if data.path is None or "stdlib" in data.source:  # every Python has another library: copies are meant to differ
+            return {}
+        if not Path(data.path).exists():
+            return {"repository": data.path} if "repository" in origin else {}
+        if "files_sha256" in origin:
+            listing = open_source(data)
+            return {"files_sha256": fingerprint(listing, data.path) if isinstance(listing, Listing) else None}
+        return {"documents_listed": self._origin()["documents_listed"]} if data.source != "pretokenized" else {}
+
+    def _options_in(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Options that mattered when the folder was made, as this job has them."""
+        origin = found.get("origin") or {}
+        options: dict[str, Any] = {key: getattr(self.data, key) for key in ("column", "held_out") if key in origin}
+        if "revision" in origin and COMMIT.fullmatch(self.data.revision or ""):  # only the hub knows what a tag means
+            options["revision"] = self.data.revision
+        return options
+
+    @staticmethod
+    def _refuse_different(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        held = {**(found.get("origin") or {}), **found}
+        different = [key for key, value in wanted.items() if held.get(key) != value]
         if different:
             raise DataError(
                 problem(
                     f"data.cache={folder}",
-                    ", ".join(f"{key}={found.get(key)!r}" for key in different),
+                    ", ".join(f"{key}={held.get(key)!r}" for key in different),
                     "what this run asks for: " + ", ".join(f"{key}={wanted[key]!r}" for key in different),
                     "name another folder, leave data.cache out to have one chosen, or ask for what the folder holds",
                 )
             )
-        return True
 
 
 def shuffled(names: Sequence[str], seed: int) -> np.ndarray:

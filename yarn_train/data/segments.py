@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .manifest import MANIFEST, broken, manifest
+from .manifest import MANIFEST, OF_ITSELF, broken, digest, manifest
 from .writer import COLUMN, STARTS
 
 if TYPE_CHECKING:
@@ -125,15 +125,16 @@ def check(folder: str | Path) -> Segments:
         DataError: naming the first thing that differs.
     """
     segments = open_segments(folder)
-    described, digest, largest = segments.described, hashlib.sha256(), -1
+    described, content, largest = segments.described, hashlib.sha256(), -1
     for block in segments.blocks():
-        digest.update(block.data)
+        content.update(block.data)
         largest = max(largest, int(block.max()))
     starts = np.asarray(segments.starts)
     found = {
-        "content_sha256": digest.hexdigest(),
+        "content_sha256": content.hexdigest(),
         "documents_sha256": hashlib.sha256(starts.data).hexdigest(),
         "tokens_in": len(segments) * segments.seq_len + described["remainder"],
+        OF_ITSELF: digest(described),
     }
     for key, value in found.items():
         if value != described.get(key):

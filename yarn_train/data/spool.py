@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,30 +26,27 @@ from filelock import FileLock, Timeout
 from ..errors import DataError, problem
 
 UNIT_BYTES = 8 * 2**20  # text per unit: what a killed process loses of each unit in flight
+PER_DOCUMENT = 512
 SKIPPED = -1  # length of a document that has no text
 JOB = "job.json"
 WRITE_BYTES = 2**20
+OPEN_UNITS = 128  # a memory map holds a file descriptor, and 1024 of them is a common limit
 
 
 def plan_units(sizes: np.ndarray, unit_bytes: int | None = None) -> list[range]:
-    """Consecutive documents whose texts begin in the same ``unit_bytes`` of all texts end to end.
+    """Consecutive documents that begin in the same ``unit_bytes`` of all texts end to end.
+
+    Every document counts for ``PER_DOCUMENT`` bytes more than its text, or a million empty ones would be one unit.
 
     Args:
         sizes: bytes per document, int64 [n].
         unit_bytes: None is ``UNIT_BYTES``.
     """
-    begins = np.cumsum(sizes) - sizes
+    weights = sizes + PER_DOCUMENT
+    begins = np.cumsum(weights) - weights
     units = begins // (unit_bytes or UNIT_BYTES)
     edges = [0, *(np.flatnonzero(np.diff(units)) + 1).tolist(), len(sizes)]
     return [range(a, b) for a, b in pairwise(edges) if a < b]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The ids of a unit's documents end to end, memory-mapped, and the tokens of each (``SKIPPED`` for none)."""
-
-    ids: np.ndarray
-    lengths: np.ndarray
 
 
 class Spool:
@@ -65,19 +64,22 @@ class Spool:
             DataError: if the folder holds units of another job.
         """
         self.folder, self.units, self.dtype = folder, units, dtype
+        self._seen: set[int] = set()  # units known to be complete: a description is never taken back
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = json.dumps({**job, "units": len(units)}, sort_keys=True)
-        found = folder / JOB
-        if not found.exists():
-            _write(found, wanted.encode())
-        if found.read_text(encoding="utf-8") != wanted:
+        wanted = {**job, "units": len(units)}
+        found = _read(folder / JOB)
+        if found is None:
+            _write(folder / JOB, json.dumps(wanted, sort_keys=True).encode())
+        elif found != json.loads(json.dumps(wanted)):
             what = "unfinished work of this job"
             fix = "it was begun with other data or options; delete it to begin anew"
             raise DataError(problem("data.cache", str(folder), what, fix))
 
     def done(self, number: int) -> bool:
         """Whether a unit is complete."""
-        return self._description(number).is_file()
+        if number not in self._seen and _read(self._description(number)) is not None:
+            self._seen.add(number)
+        return number in self._seen
 
     def claim(self, number: int) -> FileLock | None:
         """The lock of a unit that is to be made by this process; None if it is complete, or another's."""
@@ -98,32 +100,45 @@ class Spool:
             documents: ids of each of its documents, [n_i]; None for one that was skipped.
         """
         file = self._ids(number)
-        aside = file.with_suffix(f".{os.getpid()}.incomplete")
+        aside = file.with_suffix(unique_suffix())
         digest = hashlib.sha256()
         with aside.open("wb") as out:
             for block in _blocks(documents):
                 assert block.dtype == self.dtype, f"{block.dtype} ids in a spool of {self.dtype}"
                 digest.update(block.data)
                 out.write(block.data)
+            os.fsync(out.fileno())  # before its description exists
         os.replace(aside, file)
         lengths = [SKIPPED if ids is None else len(ids) for ids in documents]
         described = {"bytes": file.stat().st_size, "sha256": digest.hexdigest(), "lengths": lengths}
         _write(self._description(number), json.dumps(described).encode())
 
-    def read(self, number: int) -> Unit:
-        """A complete unit, checked against its description.
+    def lengths(self, number: int) -> np.ndarray:
+        """Tokens of each document of a complete unit, int64; ``SKIPPED`` for one that was skipped."""
+        described = _read(self._description(number))
+        assert described is not None
+        return np.array(described["lengths"], dtype=np.int64)
 
-        Raises:
-            DataError: if its files are not what was written.
-        """
-        described = json.loads(self._description(number).read_text(encoding="utf-8"))
-        file = self._ids(number)
-        right = file.is_file() and file.stat().st_size == described["bytes"]
-        ids = np.memmap(file, self.dtype, "r") if right and described["bytes"] else np.empty(0, self.dtype)
-        if not right or hashlib.sha256(ids.data).hexdigest() != described["sha256"]:
-            fix = f"delete {self._description(number)} and run data/prepare.py again; the other units are kept"
-            raise DataError(problem("data.cache", str(file), "the bytes that its description names", fix))
-        return Unit(ids, np.array(described["lengths"], dtype=np.int64))
+    def intact(self, number: int) -> bool:
+        """Whether a unit's ids are what its description says. One that is not is forgotten, and is to be made again."""
+        described, file = _read(self._description(number)), self._ids(number)
+        if described is not None and file.is_file() and file.stat().st_size == described["bytes"]:
+            with file.open("rb") as ids:
+                if hashlib.file_digest(ids, "sha256").hexdigest() == described["sha256"]:
+                    return True
+        self._description(number).unlink(missing_ok=True)
+        self._seen.discard(number)
+        return False
+
+    def reader(self) -> Callable[[int], np.ndarray]:
+        """A function from a unit's number to its ids [tokens], memory-mapped; few are open at a time."""
+
+        @lru_cache(maxsize=OPEN_UNITS)
+        def ids(number: int) -> np.ndarray:
+            file = self._ids(number)
+            return np.memmap(file, self.dtype, "r") if file.stat().st_size else np.empty(0, self.dtype)
+
+        return ids
 
     def _ids(self, number: int) -> Path:
         return self.folder / f"unit_{number:06d}.ids"
@@ -147,9 +162,23 @@ def _blocks(documents: Sequence[np.ndarray | None]) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)
 
 
+def unique_suffix() -> str:
+    """For files being written, on any machine that shares the folder."""
+    return f".{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}.incomplete"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is none, or only what a power failure left of it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _write(file: Path, content: bytes) -> None:
     """Write aside, then rename."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.incomplete")
+    aside = file.with_name(f"{file.name}{unique_suffix()}")
     aside.write_bytes(content)
     with suppress(FileNotFoundError):
         os.replace(aside, file)

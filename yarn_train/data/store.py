@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +24,12 @@ from ..errors import DataError, problem
 from .build import build_packed, build_rows
 from .fill import fill
 from .job import Job
-from .pretokenized import open_rows
 from .progress import Counter, Update
 from .spool import Spool, plan_units
 from .stream import Part
 from .tokenize import cutting
 
+ALREADY = "already prepared, nothing to do"
 Say = Callable[[str], None]
 Shard = tuple[int, int]  # number, of how many
 log = logging.getLogger(__name__)
@@ -104,8 +105,14 @@ def prepare(
     job = Job(data, split, str(tokenizer_path))
     folder, content = _locate(job, cache, root)
     named = cache is not None
+    if shard is not None and data.source == "pretokenized":
+        fix = "leave it out: there is nothing to tokenise"
+        raise DataError(problem("shard", f"{shard[0]}/{shard[1]}", "none for data.source=pretokenized", fix))
     if job.ready(folder, named):
-        say(f"already prepared, nothing to do: {folder}")
+        if named:
+            job.check_source(folder)
+        _clear_away(folder)
+        say(f"{ALREADY}: {folder}")
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +122,10 @@ def prepare(
     except OSError as error:
         if job.ready(folder, named):  # another process finished, and cleared away what this one was looking at
             return folder
-        raise DataError(problem("data.cache", str(folder), "a folder that can be written", str(error))) from error
+        got = f"{type(error).__name__}: {error}"
+        kept = _spool_folder(folder)
+        fix = f"give it room and permission; what is tokenised stays in {kept}" if kept.exists() else "choose another"
+        raise DataError(problem(f"data.cache={folder}", got, "a folder that can be written", fix)) from error
 
 
 def find_parts(data: DataConfig, tokenizer_path: str, *, split: str = "train", root: Path | None = None) -> list[Part]:
@@ -160,25 +170,43 @@ def _from_documents(
     say: Say,
 ) -> Path | None:
     units = plan_units(job.listed.sizes())
-    spool = Spool(folder.with_name(f"{folder.name}.parts"), units, job.dtype, content)
+    spool = Spool(_spool_folder(folder), units, job.dtype, content)
     say(cutting(job.tokenizer))
     mine = range(len(units)) if shard is None else range(shard[0] % shard[1], len(units), shard[1])
-    fill(job, spool, mine, workers, Counter(progress), lambda: job.ready(folder, named))
-    done = sum(spool.done(number) for number in range(len(units)))
-    with _lock(folder, say):
-        made_by_another = job.ready(folder, named)
-        if not made_by_another and done < len(units):
-            assert shard is not None
-            say(f"shard {shard[0]}/{shard[1]}: done; {done} of {len(units)} units are there, the last shard packs them")
-            return None
-        if not made_by_another:
-            _write(folder, lambda aside: build_packed(aside, job, spool, content))
-        shutil.rmtree(spool.folder, ignore_errors=True)
+    counter = Counter(progress)
+    while True:
+        fill(job, spool, mine, workers, counter, lambda: job.ready(folder, named))
+        done = sum(spool.done(number) for number in range(len(units)))
+        with _lock(folder, say):
+            if job.ready(folder, named):  # made by another
+                break
+            if done < len(units):
+                assert shard is not None
+                has = f"{done} of {len(units)} units are there, the last shard packs them"
+                say(f"shard {shard[0]}/{shard[1]}: done; {has}")
+                return None
+            damaged = [number for number in range(len(units)) if not spool.intact(number)]
+            if not damaged:
+                _write(folder, lambda aside: build_packed(aside, job, spool, content))
+                break
+        say(f"{len(damaged)} of {len(units)} units are damaged and are tokenised again")
+        mine = range(len(units))
+    _clear_away(folder)
     return folder
 
 
+def _spool_folder(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.parts")
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove the units of a folder that is ready; a process that died between the two could not."""
+    if _spool_folder(folder).exists():
+        shutil.rmtree(_spool_folder(folder), ignore_errors=True)
+
+
 def _from_rows(folder: Path, job: Job, named: bool, say: Say) -> Path:
-    rows = open_rows(job.data, job.split, len(job.tokenizer))
+    rows = job.rows
     with _lock(folder, say):
         if not job.ready(folder, named):
             _write(folder, lambda aside: build_rows(aside, job, rows))
@@ -204,7 +232,7 @@ def _write(folder: Path, build: Callable[[Path], None]) -> None:
     # whoever wrote these held the lock before us, so it is dead
     for leftover in folder.parent.glob(f"{folder.name}.incomplete-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    aside = folder.with_name(f"{folder.name}.incomplete-{os.getpid()}")
+    aside = folder.with_name(f"{folder.name}.incomplete-{platform.node()}-{os.getpid()}")
     aside.mkdir()
     try:
         build(aside)

@@ -96,12 +96,15 @@ class FanOut:
 
 
 def begun_epochs(before: Epoch, after: Epoch, step: int) -> list[str]:
-    """A line for every epoch whose first segment step ``step`` read, the first one of each source aside."""
+    """A line for every source of which step ``step`` read the first segment of another epoch than the first.
+
+    A step that is longer than the source begins several; the newest is named.
+    """
     earlier, lines = _by_name(before), []
     for name, passes in _by_name(after).items():
-        # 2.0 passes are done with the second epoch and have not begun the third
-        for epoch in range(max(1, math.ceil(earlier[name])) + 1, math.ceil(passes) + 1):
-            lines.append(f"{f'{name}: ' if name else ''}epoch {epoch} begins at step {step}")
+        newest = math.ceil(passes)  # 2.0 passes are done with the second epoch and have not begun the third
+        if newest > max(1, math.ceil(earlier[name])):
+            lines.append(f"{f'{name}: ' if name else ''}epoch {newest} begins at step {step}")
     return lines
 
 

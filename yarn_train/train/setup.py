@@ -60,6 +60,8 @@ def build_trainer(
     seed_everything(cfg.run.seed)
     stream = open_stream(data, cfg.run.seed)
     refuse_unequal_data(stream, data)
+    if cfg.data.document_mask == "block":
+        refuse_unmarked(stream)
     checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
     newest = checkpoints.newest()
     if newest is not None:
@@ -118,6 +120,19 @@ def refuse_unequal_data(stream: Stream, data: Sequence[Part]) -> None:
         got = "; ".join(f"rank {rank}: {_held(*held[rank])}" for rank in [0, *different[:3]])
         fix = f"{len(different)} of {len(held)} ranks differ from rank 0: prepare once and copy the folders"
         raise DataError(problem("data", got, "the same segments on every rank", fix))
+
+
+def refuse_unmarked(stream: Stream) -> None:
+    """Check that there are documents to keep apart.
+
+    Raises:
+        DataError: if a source of several segments is a single document: rows that were tokenised without BOS and EOS.
+    """
+    for source in stream.sources:
+        if source.segments.described["source"] == "pretokenized" and len(source.segments.starts) == 1 < len(stream):
+            got = f"no BOS or EOS in {source.segments.folder}"
+            fix = "use data.document_mask=none, or rows with marks"
+            raise DataError(problem("data.document_mask", f"block, and {got}", "rows that mark their documents", fix))
 
 
 def _held(state: tuple[SourceState, ...], folders: list[str]) -> str:
