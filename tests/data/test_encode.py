@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from backends import families, ids, sentencepiece, texts
-from hypothesis import HealthCheck, given, settings
+from backends import STYLES, byte_level, changed, families, ids, sentencepiece, texts
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
 
 from yarn_train.data import encode
+from yarn_train.data.cuts import SPACE
 from yarn_train.data.encode import Encoder, recipe_of
 from yarn_train.errors import DataError
 
@@ -82,6 +85,53 @@ def test_a_marker_that_is_one_token_is_cut_inside_as_without_pieces(chunk: int, 
     assert np.array_equal(found, whole.encode(text))
     assert not encoder.has_marker(found)
     assert backend.decode(found.tolist()) == text
+
+
+def mergeable(tokenizer: Tokenizer, marker: str = "</s>") -> str:
+    """The same tokenizer with merges that make ``marker`` of plain characters."""
+    described = json.loads(tokenizer.to_str())
+    vocab, merges = described["model"]["vocab"], described["model"]["merges"]
+    for token in [*marker, *(marker[:end] for end in range(2, len(marker)))]:
+        vocab.setdefault(token, max(vocab.values()) + 1)
+    merges[:0] = [[marker[:end], marker[end]] for end in range(1, len(marker))]
+    return json.dumps(described)
+
+
+UNPREFIXED = ("replace", "never", "never split")
+
+
+@pytest.mark.parametrize("style", [*STYLES, "ByteLevel"])
+@pytest.mark.parametrize("chunk", [4, 2**19])
+def test_only_a_document_begins_with_the_prefix_not_what_follows_a_marker(
+    style: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(encode, "CHUNK", chunk)
+    if style == "ByteLevel":
+        space = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}
+        serialized = mergeable(Tokenizer.from_str(changed(byte_level(), pre_tokenizer=space)))
+        bos, eos = 0, 1
+    else:
+        serialized, bos, eos = mergeable(sentencepiece(style)), 1, 2
+    whole = Encoder(Tokenizer.from_str(serialized), bos, eos, UINT16)
+    encoder = recipe_of(serialized, bos, eos, UINT16).encoder()
+    assert (encoder.cutting.pieces is None) == (style == "ByteLevel")
+    assert eos in ids(whole.backend, "a</s>b")
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @example(["a", "b"])
+    @example(["", "the whale", " a fish ", ""])
+    @example(["a", "<unk>b"])
+    @given(st.lists(texts.filter(lambda text: SPACE not in text), min_size=2, max_size=3))
+    def check(parts: list[str]) -> None:
+        text = "</s>".join(parts)
+        found = encoder.encode(text)
+        assert np.array_equal(found, whole.encode(text))
+        assert not encoder.has_marker(found)
+        decoded = whole.backend.decode(found.tolist(), skip_special_tokens=False)
+        added = style == "prepend" or (style not in UNPREFIXED and not text.startswith(" "))
+        assert decoded == " " * added + text
+
+    check()
 
 
 def test_plain_text_that_gives_a_marker_is_refused():

@@ -6,11 +6,14 @@ a fraction of tokenising it. Cutting is exact (see `cuts`), so the cache changes
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -55,6 +58,22 @@ def recipe_of(serialized: str, bos: int, eos: int, dtype: np.dtype) -> Recipe:
     return Recipe(cutting(serialized), bos, eos, dtype.str)
 
 
+def without_prefix(serialized: str) -> str:
+    """The JSON of the same backend that puts neither a space nor ▁ before a text."""
+
+    def bare(part: dict[str, Any]) -> dict[str, Any]:
+        match part.get("type"):
+            case "Prepend":
+                return {"type": "Sequence", "normalizers": []}
+            case "Metaspace":
+                return {**part, "prepend_scheme": "never"}
+            case "ByteLevel":
+                return {**part, "add_prefix_space": False}
+        return part
+
+    return json.dumps(json.loads(serialized, object_hook=bare))
+
+
 class Encoder:
     """A backend set up for documents: no truncation, no padding, special tokens in the text are plain text.
 
@@ -82,7 +101,8 @@ class Encoder:
         """
         ids = self._document(text)
         if self.has_marker(ids):
-            ids = np.concatenate([self._document(piece) for piece in self._without_markers(text)])
+            pieces = self._without_markers(text)
+            ids = np.concatenate([self._document(piece, first=i == 0) for i, piece in enumerate(pieces)])
         if self.has_marker(ids):
             raise DataError(
                 problem(
@@ -97,7 +117,7 @@ class Encoder:
     def encode_part(self, text: str, first: bool) -> np.ndarray:
         """Ids of a part of a document that begins and ends at cuts, [n]; they may contain the id of a marker."""
         if self.cutting.pieces is None:
-            return np.frombuffer(self._piece(text), dtype=self.dtype)
+            return np.frombuffer(self._ids(text, self.backend if first else self._bare), dtype=self.dtype)
         pieces = self.cutting.pieces.findall(text)
         if first and pieces:
             pieces[0] = self.cutting.prefixed(pieces[0])
@@ -107,15 +127,25 @@ class Encoder:
         """Whether ``ids`` contain BOS or EOS, which only its own marks may be."""
         return bool(((ids == self.bos) | (ids == self.eos)).any())
 
-    def _document(self, text: str) -> np.ndarray:
+    @cached_property
+    def _bare(self) -> Tokenizer:
+        """The backend for what follows the start of a document."""
+        backend = Tokenizer.from_str(without_prefix(self.backend.to_str()))
+        backend.encode_special_tokens = True
+        return backend
+
+    def _document(self, text: str, first: bool = True) -> np.ndarray:
         edges = self.cutting.edges(text, CHUNK)
-        return np.concatenate([self.encode_part(text[a:b], first=a == 0) for a, b in pairwise(edges)])
+        return np.concatenate([self.encode_part(text[a:b], first=first and a == 0) for a, b in pairwise(edges)])
 
     def _piece(self, text: str) -> bytes:
+        return self._ids(text, self.backend)
+
+    def _ids(self, text: str, backend: Tokenizer) -> bytes:
         # encode_batch_fast keeps no character offsets: three times as fast on a book. A batch of one text stays on
         # this thread, so the library's own thread pool never starts and needs no environment variable to forbid it.
         written = text.replace(" ", SPACE) if self.cutting.spaces else text
-        (encoded,) = self.backend.encode_batch_fast([written], add_special_tokens=False)
+        (encoded,) = backend.encode_batch_fast([written], add_special_tokens=False)
         try:
             return array(self._typecode, encoded.ids).tobytes()
         except OverflowError as error:
