@@ -161,5 +161,5 @@ def test_other_mistakes(tmp_path: Path):
     with pytest.raises(DataError, match=r"data\.path"):
         opened(tmp_path / "none.parquet")
     (tmp_path / "a.jsonl").write_text(json.dumps({"input_ids": [1, 2.5, 3, 4]}))
-    with pytest.raises(DataError, match=r"input_ids of type list in row 1.*lists of integers"):
+    with pytest.raises(DataError, match=r"input_ids of type list in line 1.*lists of integers"):
         opened(tmp_path / "a.jsonl")

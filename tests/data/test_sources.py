@@ -174,6 +174,23 @@ def test_texts_without_splits_are_held_out_by_name(tmp_path: Path):
     assert len(opened("text", str(tmp_path / "b1?.txt"), held_out=0.0)) == 10
 
 
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [("text", ""), ("text", "train"), ("text", "*/*.txt"), ("text", "train/n\udce9.txt"), ("pg19", "")],
+)
+def test_a_file_name_that_is_not_utf8_is_one_error(tmp_path: Path, source: str, path: str):
+    write(tmp_path, train__a="1")
+    try:
+        (tmp_path / "train" / "n\udce9.bin").write_text("2")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert len(opened(source, tmp_path, held_out=0.0)) == 1  # a file that is not read may have any name
+    (tmp_path / "train" / "n\udce9.txt").write_text("2")
+    with pytest.raises(DataError, match=r"data\.path: got 'file .*n\\udce9\.txt'.*rename it") as error:
+        opened(source, tmp_path / path)
+    assert str(error.value).encode()
+
+
 def test_links_are_followed_and_loops_are_not(tmp_path: Path):
     write(tmp_path / "far", a="1")
     root = write(tmp_path / "near", b="2")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from yarn_train.data.splits import SPLITS, by_file_name, chosen, split_of
+from yarn_train.data.splits import SPLITS, by_file_name, chosen, split_of, utf8
 from yarn_train.errors import DataError
 
 WORDS = ["train", "training", "valid", "dev", "val", "test", "eval", "books", "latest", "trainer", "data"]
@@ -75,3 +75,14 @@ def test_more_held_out_only_adds(name: str, a: float, b: float):
     assert split_of(name, less) in SPLITS
     assert split_of(name, more) != "train" or split_of(name, less) == "train"
     assert split_of(name, less) != "test" or split_of(name, more) == "test"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3)))
+def test_names_are_those_that_can_be_hashed(raw: list[bytes]):
+    names = [name.decode(errors="surrogateescape") for name in raw]
+    if all(name.decode(errors="ignore").encode() == name for name in raw):
+        assert utf8(names) is names
+    else:
+        with pytest.raises(DataError, match="rename it") as error:
+            utf8(names)
+        assert str(error.value).encode()

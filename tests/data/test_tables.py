@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,12 +240,14 @@ def test_files_with_different_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ('{"text": "a"}\n{"text": {"nested": 1}}\n', r"text of type dict in row 2 of a\.jsonl"),
-        ('{"text": "a"}\n{"story": "b"}\n', r"text, missing in row 2 of a\.jsonl.*: story"),
-        ('{"text": "a"}\n\n3\n', r"text of type int in row 3 of a\.jsonl"),
+        ('{"text": "a"}\n{"text": {"nested": 1}}\n', r"text of type dict in line 2 of a\.jsonl"),
+        ('{"text": "a"}\n{"story": "b"}\n', r"text, missing in line 2 of a\.jsonl.*: story"),
+        ('[{"text": "a"},\n{"story": "b"}]', r"text, missing in row 2 of a\.jsonl.*: story"),
+        ('{"text": "a"}\n\n3\n', r"text of type int in line 3 of a\.jsonl"),
         ('["a", 3]', r"text of type int in row 2 of a\.jsonl"),
         ('{\n "text": 3\n}', r"text of type int in row 1 of a\.jsonl"),
-        ('{"text": "a"}\n' * 20_000 + '{"text": 3}\n', r"text of type int in row 20001 of a\.jsonl"),
+        ('{"text": "a"}\n' * 20_000 + '{"text": 3}\n', r"text of type int in line 20001 of a\.jsonl"),
+        ('[\n"a",\n"b]', r"file a\.jsonl'.*it is no JSON: .* line 3 column"),
     ],
 )
 def test_rows_of_json_are_never_guessed(tmp_path: Path, rows: str, told: str):
@@ -291,6 +294,61 @@ def test_lines_that_are_not_utf8_are_skipped(tmp_path: Path):
     assert skipped == ["train/1"]
 
 
+@example([b"a", b"n\xe9", b"\xed\xa0\x80", b"\xc3", b"b"], "list")
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.binary(max_size=4) | st.text(max_size=3).map(str.encode), min_size=1, max_size=4),
+    st.sampled_from(["lines", "list", "texts", "object"]),
+)
+def test_bad_bytes_in_json_cost_their_own_text_only(tmp_path: Path, values: list[bytes], layout: str):
+    unsafe = bytes.maketrans(bytes(range(32)) + b'"\\', b"." * 34)
+    strings = [b'"' + value.translate(unsafe) + b'"' for value in values][: 1 if layout == "object" else None]
+    end = b" " if layout == "lines" else b"\n"
+    rows = strings if layout == "texts" else [b'{"title": "n\xe9",%s"text": %s}' % (end, s) for s in strings]
+    as_list = layout in ("list", "texts")
+    (tmp_path / "a.json").write_bytes(b"[%s]" % b",\n".join(rows) if as_list else b"\n".join(rows))
+    found = opened(tmp_path / "a.json", held_out=0.0)
+    expected = {i: s[1:-1] for i, s in enumerate(strings) if s.decode(errors="ignore").encode() == s}
+    skipped: list[str] = []
+    assert {name: text.encode() for name, text in read_all(found, skipped)} == {
+        f"train/{i}": text for i, text in expected.items()
+    }
+    assert skipped == [f"train/{i}" for i in range(len(strings)) if i not in expected]
+
+
+def test_rows_of_several_json_files_keep_their_numbers_around_bad_bytes(tmp_path: Path):
+    (tmp_path / "a.json").write_bytes(b"[" + b",".join([b'{"text": "a"}'] * 30 + [b'{"text": "\xff"}'] * 2) + b"]")
+    (tmp_path / "b.json").write_bytes(b'{\n "text": "\xff"\n}')
+    (tmp_path / "c.json").write_bytes(b'{"text": "b"}\n{"text": "\xff"}\n{"text": "c"}')
+    skipped: list[str] = []
+    read = list(read_all(opened(tmp_path, held_out=0.0), skipped))
+    assert read == [*[(f"train/{i}", "a") for i in range(30)], ("train/33", "b"), ("train/35", "c")]
+    assert skipped == ["train/30", "train/31", "train/32", "train/34"]
+
+
+def test_bad_bytes_outside_of_texts_are_one_error_that_can_be_printed(tmp_path: Path):
+    for content, told in [
+        (b'{"text": \xff}', "line 1 is no JSON"),
+        (b'{"te\xfft": "a"}', r"a column of every row: te"),
+    ]:
+        (tmp_path / "a.jsonl").write_bytes(content)
+        with pytest.raises(DataError, match=told) as error:
+            opened(tmp_path)
+        assert str(error.value).encode()
+
+
+def test_a_change_in_the_middle_of_a_large_file_is_read(tmp_path: Path):
+    """The identity does not see it, because it must be equal wherever the files are copied; the conversion does."""
+    written = {}
+    for text in ("a", "b"):
+        file = write(tmp_path / "a.jsonl", ["x" * 100_000, text, "x" * 100_000])
+        os.utime(file, ns=(0, len(written)))
+        found = opened(file, held_out=0.0)
+        assert found[1].read() == text
+        written[text] = found.identity()
+    assert written["a"] == written["b"]
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path):
     for text in ("a", "b"):
         assert texts(opened(write(tmp_path / "a.jsonl", [text]), held_out=0.0)) == [text]
@@ -327,6 +385,30 @@ def test_the_newest_commit_is_looked_up_once_and_named(tmp_path: Path, monkeypat
     assert found[0].name == "pg19/train/0"
     opened("owner/Name", "test")
     assert fake.asked == [None]
+
+
+def test_what_an_identity_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``column`` where a table was read, ``held_out`` where names decided, ``repository`` and ``revision`` of a hub."""
+    Hub(monkeypatch, commits(tmp_path))
+    undivided = write(tmp_path / "one" / "a.parquet", ["x"], column="story")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    divided = write(tmp_path / "two" / "train.parquet", ["x"], column="story")
+    write(tmp_path / "two" / "test.parquet", ["x"], column="story")
+    files = {"files_sha256", "column"}
+    for path, keys in {
+        undivided: files | {"held_out"},
+        divided.parent: files,
+        tmp_path / "texts": {"held_out"},
+        "owner/Name": {"repository", "revision", "column"},
+    }.items():
+        options = {} if path == "owner/Name" else {"column": "story"}
+        identity = opened(path, held_out=0.0, **options).identity()
+        values = {"column": options.get("column", "text"), "held_out": 0.0, "revision": COMMIT[2]}
+        assert set(identity) == keys, path
+        assert {key: identity[key] for key in keys & values.keys()} == {
+            key: values[key] for key in keys & values.keys()
+        }
 
 
 def test_a_pinned_commit_is_the_one_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

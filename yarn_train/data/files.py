@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DataError, problem
 from .documents import Documents
-from .splits import chosen, nothing_held_out, split_of
+from .splits import chosen, nothing_held_out, split_of, utf8
 
 NOT_STDLIB = frozenset({"site-packages", "dist-packages", "__pycache__"})
 BOOKS_LAYOUT = "a folder with train/*.txt, validation/*.txt and test/*.txt, one UTF-8 book per file"
@@ -90,20 +90,20 @@ def _python_files(root: Path) -> list[str]:
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [s for s in subfolders if s not in NOT_STDLIB]
         names += [(Path(folder) / f).relative_to(root).as_posix() for f in files if f.endswith(".py")]
-    return sorted(names)
+    return sorted(utf8(names))
 
 
 def book_documents(path: str, split: str) -> Documents:
     """Books in DeepMind's layout ``<path>/<split>/*.txt``; ``metadata.csv`` is not needed.
 
     Raises:
-        DataError: if the folder of the split is missing or has no book.
+        DataError: if the folder of the split is missing or has no book, or the name of one is not UTF-8.
     """
     folder = Path(path) / split
     if not folder.is_dir():
         fix = f"{folder} is not a folder; or use a hub id or parquet files of it, such as data.path=emozilla/pg19"
         raise DataError(problem("data.path", path, BOOKS_LAYOUT, fix))
-    books = sorted(book.name for book in folder.glob("*.txt"))
+    books = sorted(utf8([book.name for book in folder.glob("*.txt")]))
     if not books:
         raise DataError(problem("data.path", path, BOOKS_LAYOUT, f"{folder} holds no *.txt file"))
     return FileDocuments(folder, books, f"pg19/{split}/")

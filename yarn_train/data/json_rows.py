@@ -24,13 +24,13 @@ ROWS_PER_WRITE = 64  # of Python objects: books of 20 MB, or 65536 ids
 def convert_json(path: str, splits: dict[str, list[Path]], column: str, fingerprint: str) -> dict[str, Any]:
     """Splits of a data set of JSON files with the one column ``column``, converted to Arrow unless the cache has them.
 
-    Texts that are no UTF-8 become nulls.
+    Texts with bytes that are no UTF-8 become nulls; other rows and columns do not matter.
 
     Args:
         path: what the user named, for errors.
         splits: split -> files.
         column: ``input_ids`` holds lists of integers, any other column texts.
-        fingerprint: of the files' content; another one converts them again.
+        fingerprint: of the files as they are; another one converts them again.
 
     Raises:
         DataError: naming file and line that cannot be read, lack the column or hold something else in it.
@@ -58,13 +58,13 @@ def convert_json(path: str, splits: dict[str, list[Path]], column: str, fingerpr
 def _rows(files: Sequence[str], column: str, fingerprint: str) -> Iterator[dict[str, Any]]:
     wanted = list if column == "input_ids" else str
     for file in files:
-        for line, row in _objects(Path(file)):
+        for place, row in _objects(Path(file)):
             value = row.get(column) if isinstance(row, dict) else row
             if isinstance(row, dict) and column not in row:
-                got, there = f"{column}, missing in {_place(file, line)}", ", ".join(map(str, row))
+                got, there = f"{column}, missing in {place}", ", ".join(map(_printable, row))
                 raise DataError(problem("data.column", got, f"a column of every row: {there}", "set data.column"))
             if value is not None and not (isinstance(value, wanted) and _are_ids(value)):
-                got = f"{column} of type {type(value).__name__} in {_place(file, line)}"
+                got = f"{column} of type {type(value).__name__} in {place}"
                 raise DataError(problem("data.column", got, _NAMES[wanted], "set data.column, or correct the row"))
             yield {column: value if not isinstance(value, str) or _is_text(value) else None}
 
@@ -77,7 +77,7 @@ def _are_ids(value: Any) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """JSON can write half a surrogate pair, which is no character."""
+    """Half a surrogate pair is no character: JSON can write one, and `_parsed` makes them of bytes beyond UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -85,21 +85,26 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _objects(file: Path) -> Iterator[tuple[int, Any]]:
-    """(line number or position from 1, value) of every row; None for one that is not UTF-8."""
+def _printable(key: str) -> str:
+    return key.encode(errors="backslashreplace").decode()
+
+
+def _objects(file: Path) -> Iterator[tuple[str, Any]]:
+    """(where it is, for errors; value) of every row. Lines and the rows of a list are counted from 1."""
     number = 0
     try:
         with _open(file) as stream:
             first = stream.readline().removeprefix(b"\xef\xbb\xbf")
             if first.lstrip()[:1] == b"[" or _begins_a_long_object(first):
-                whole = _parsed(file, 1, first + stream.read())
-                yield from enumerate(whole if isinstance(whole, list) else [whole], 1)
+                whole = _parsed(file, "it", first + stream.read())
+                for position, row in enumerate(whole if isinstance(whole, list) else [whole], 1):
+                    yield f"row {position} of {file.name}", row
                 return
             line = first
             while line:
                 number += 1
                 if line.strip():
-                    yield number, _parsed(file, number, line)
+                    yield f"line {number} of {file.name}", _parsed(file, f"line {number}", line)
                 line = stream.readline()
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ImportError) as error:
         raise _unreadable(file, str(error)) from error
@@ -112,14 +117,14 @@ def _begins_a_long_object(line: bytes) -> bool:
     return line.strip() == b"{" or line.rstrip()[-1:] == b","
 
 
-def _parsed(file: Path, number: int, text: bytes) -> Any:
+def _parsed(file: Path, what: str, text: bytes) -> Any:
+    """The value of a file or line; bytes that are not UTF-8 become half surrogate pairs in the strings they are in."""
+    encoding = json.detect_encoding(text)
     try:
-        value = json.loads(text)
-    except UnicodeDecodeError:
-        return None
+        # one bad byte must not cost the other rows of a list
+        return json.loads(text.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise _unreadable(file, f"line {number} is no JSON: {error}") from error
-    return value
+        raise _unreadable(file, f"{what} is no JSON: {error}") from error
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -135,10 +140,6 @@ def _open_zstd(file: Path, mode: str) -> IO[bytes]:
         raise ImportError("it is compressed with zstd: pip install zstandard") from error
     opened: IO[bytes] = zstandard.open(file, mode)
     return opened
-
-
-def _place(file: str, line: int) -> str:
-    return f"row {line} of {Path(file).name}"
 
 
 def _unreadable(file: Path, reason: str) -> DataError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DataError, problem
 from .convert import Tables, convert, failed
 from .json_rows import convert_json
-from .splits import by_file_name
+from .splits import by_file_name, utf8
 
 KINDS = {
     ".parquet": "parquet",
@@ -48,12 +48,12 @@ def list_files(path: str) -> Listing | None:
     links are followed, but no folder is entered twice.
 
     Raises:
-        DataError: if there is no file of a known kind, or their splits are not clear.
+        DataError: if there is no file of a known kind, one has a name that is not UTF-8, or their splits are not clear.
     """
     given = Path(path)
     if given.is_file():
         kind = _most_frequent([given.name], path)
-        return Listing(given.parent, kind, {"train": [given.name]})  # whatever its name: nothing else is read
+        return Listing(given.parent, kind, {"train": utf8([given.name])})  # train, whatever its name
     if given.is_dir():
         if _is_saved(given):
             return Listing(given, SAVED, {"train": [n for n in _walk(given) if n.endswith(".arrow")]})
@@ -87,14 +87,15 @@ def open_local(listing: Listing, path: str, column: str) -> Tables:
     Raises:
         DataError: if a file is corrupt, or has no column ``column``.
     """
-    identity = {"files_sha256": _fingerprint(listing, path)}
+    content, version = _fingerprint(listing, path)
+    identity = {"files_sha256": content}
     if listing.kind == SAVED:
         return Tables(_load_saved(listing.root, path), identity)
     if listing.kind == "parquet":
         _check_parquet(listing, path, column)
     if listing.kind == "json":
         files = {split: [listing.root / name for name in names] for split, names in listing.splits.items()}
-        return Tables(convert_json(path, files, column, identity["files_sha256"]), identity)
+        return Tables(convert_json(path, files, column, version), identity)
     where = {s: [glob.escape(str((listing.root / n).absolute())) for n in ns] for s, ns in listing.splits.items()}
     return Tables(convert(path, listing.kind, data_files=where), identity)
 
@@ -126,7 +127,7 @@ def _without_pattern(path: Path) -> list[str]:
 
 def _by_kind(root: Path, names: list[str], path: str) -> Listing:
     kind = _most_frequent(names, path)
-    return Listing(root, kind, by_file_name([n for n in names if kind_of(n) == kind]))
+    return Listing(root, kind, by_file_name(utf8([n for n in names if kind_of(n) == kind])))
 
 
 def _most_frequent(names: list[str], path: str) -> str:
@@ -165,16 +166,21 @@ def _check_parquet(listing: Listing, path: str, column: str) -> None:
             raise missing_column(name, column, there)
 
 
-def _fingerprint(listing: Listing, path: str) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(listing: Listing, path: str) -> tuple[str, str]:
+    """(SHA-256 of the files, equal wherever copies of them are; SHA-256 that also changes whenever one is written).
+
+    The second is for conversions on this machine: a change in the middle of a large file shows in its time alone.
+    """
+    content, version = hashlib.sha256(), hashlib.sha256()
     for name in sorted(name for names in listing.splits.values() for name in names):
         try:
             with open(listing.root / name, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                state = os.fstat(file.fileno())
                 sample = hashlib.sha256(file.read(SAMPLED))
-                file.seek(max(0, size - SAMPLED))
+                file.seek(max(0, state.st_size - SAMPLED))
                 sample.update(file.read(SAMPLED))
         except OSError as error:
             raise failed(path, error, name) from error
-        digest.update(json.dumps([name, size, sample.hexdigest()]).encode())
-    return digest.hexdigest()
+        content.update(json.dumps([name, state.st_size, sample.hexdigest()]).encode())
+        version.update(json.dumps([name, state.st_size, sample.hexdigest(), state.st_mtime_ns]).encode())
+    return content.hexdigest(), version.hexdigest()

@@ -29,6 +29,21 @@ def split_of(name: str, held_out: float) -> str:
     return "test" if position < held_out / 2 else "validation"
 
 
+def utf8(names: list[str]) -> list[str]:
+    """The same names of files, which decide splits and order by their bytes in UTF-8.
+
+    Raises:
+        DataError: if one has none, because its bytes in the file system are something else.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            fix = "rename it, or leave it out"
+            raise DataError(problem("data.path", f"file {name}", "files with names in UTF-8", fix)) from error
+    return names
+
+
 def check_split(split: str) -> None:
     """Raise DataError unless ``split`` is one of SPLITS."""
     if split not in SPLITS:
