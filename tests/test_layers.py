@@ -31,7 +31,7 @@ LAYERS = [
         *("model.primitives", "model.varlen", "model.documents"),
     ],
     ["model.weights"],
-    ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load"],
+    ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load", "model.probe"],
     ["parallel"],
     ["engine", "checkpoint"],
     ["train", "eval", "report"],

@@ -103,7 +103,8 @@ def test_heads_must_divide_by_the_ranks_that_exchange_them(given: dict[str, Any]
 
 
 def test_layers_that_mix_tokens_otherwise_are_refused() -> None:
-    config = Qwen2Config(num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"])
+    kinds = ["full_attention", "sliding_attention"]
+    config = Qwen2Config(num_hidden_layers=2, layer_types=kinds, use_sliding_window=True, sliding_window=8)
     (line,) = context_problems(ParallelConfig(context=2), config)
     assert "sliding_attention" in line
     assert context_problems(ParallelConfig(context=1), config) == []

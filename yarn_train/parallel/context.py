@@ -22,6 +22,7 @@ from ..dist.mesh import Mesh, ulysses_size
 from ..errors import problem
 from ..model.attention import Attend, Kernel, attention, register
 from ..model.primitives import primitive_for
+from ..model.probe import other_mixers
 from .ring import ring_attention
 from .shard import Layout
 from .ulysses import to_heads, to_sequence
@@ -93,8 +94,7 @@ def context_problems(parallel: ParallelConfig, config: PretrainedConfig) -> list
         fix = "set parallel.ulysses to one of them, or parallel.context_method=auto or ring"
         allowed = f"ulysses ranks that divide the model's {heads} query heads: {_divisors(heads)}"
         found.append(problem("parallel", f"ulysses={ulysses}", allowed, fix))
-    kinds = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
-    if kinds:
+    if kinds := other_mixers(config):
         allowed = "models whose layers mix tokens by full attention only"
         found.append(problem("parallel.context", f"layers of {', '.join(kinds)}", allowed, "set parallel.context=1"))
     return found
