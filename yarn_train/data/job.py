@@ -16,8 +16,7 @@ from ..config import DataConfig
 from ..errors import DataError, problem
 from .documents import Documents
 from .hub import COMMIT
-from .local import Listing
-from .local import _fingerprint as fingerprint
+from .local import Listing, fingerprints
 from .manifest import FORMAT, MANIFEST, manifest
 from .pretokenized import Rows, open_rows
 from .sources import open_documents
@@ -151,7 +150,7 @@ class Job:
             return {"repository": data.path} if "repository" in origin else {}
         if "files_sha256" in origin:
             listing = open_source(data)
-            return {"files_sha256": fingerprint(listing, data.path) if isinstance(listing, Listing) else None}
+            return {"files_sha256": fingerprints(listing, data.path)[0] if isinstance(listing, Listing) else None}
         return {"documents_listed": self._origin()["documents_listed"]} if data.source != "pretokenized" else {}
 
     def _options_in(self, found: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def open_local(listing: Listing, path: str, column: str) -> Tables:
     Raises:
         DataError: if a file is corrupt, or has no column ``column``.
     """
-    content, version = _fingerprint(listing, path)
+    content, version = fingerprints(listing, path)
     identity = {"files_sha256": content}
     if listing.kind == SAVED:
         return Tables(_load_saved(listing.root, path), identity)
@@ -166,7 +166,7 @@ def _check_parquet(listing: Listing, path: str, column: str) -> None:
             raise missing_column(name, column, there)
 
 
-def _fingerprint(listing: Listing, path: str) -> tuple[str, str]:
+def fingerprints(listing: Listing, path: str) -> tuple[str, str]:
     """(SHA-256 of the files, equal wherever copies of them are; SHA-256 that also changes whenever one is written).
 
     The second is for conversions on this machine: a change in the middle of a large file shows in its time alone.
