@@ -65,6 +65,19 @@ def test_one_call_is_the_explicit_softmax(kernel: str, dtype: torch.dtype, rows:
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
+def test_more_documents_than_a_grid_has_rows(kernel: str, dtype: torch.dtype) -> None:
+    """70,000 documents of two tokens: the second of each is a softmax of two."""
+    inputs = qkv(1, 4, dtype, tokens=140_000, dim=16)
+    out, lse = attention(*inputs, kernel, 0.3, table((tuple(range(0, 140_000, 2)),)))
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    found = [out.detach(), lse, *torch.autograd.grad(out, inputs, upstream)]
+    pairs = [t.detach().unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1) for t in (*inputs, upstream)]
+    for got, right in zip(found, oracle(pairs[:3], ((0,),) * 70_000, pairs[3]), strict=True):
+        together = got.unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1)
+        torch.testing.assert_close(together.double(), right, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_hundreds_of_documents_are_one_launch_of_the_kernel(kernel: str, dtype: torch.dtype) -> None:
     documents = (tuple(range(0, 16384, 64)),) * 2
     inputs, made = qkv(2, 2, dtype, tokens=16384), table(documents)

@@ -20,7 +20,17 @@ from yarn_train.model import primitives
 from yarn_train.model.attention import attention
 from yarn_train.model.documents import table
 from yarn_train.model.primitives import PRIMITIVES, Primitive
-from yarn_train.model.varlen import LSE_ALIGNMENT, Varlen, always, little_padding, longest, on_device, padded, unpadded
+from yarn_train.model.varlen import (
+    LSE_ALIGNMENT,
+    Varlen,
+    always,
+    efficient_backward,
+    little_padding,
+    longest,
+    on_device,
+    padded,
+    unpadded,
+)
 
 SCALE = 0.3
 CPU = PRIMITIVES["cpu"]
@@ -179,6 +189,8 @@ class Cuda:
     ):  # fmt: skip
         assert (max_seqlen_q, max_seqlen_k, dropout_p, custom_mask_type, bias_requires_grad) == (13, 13, 0.0, 1, False)
         assert logsumexp.shape == (7, 4, 32)
+        assert grad_out_.is_contiguous()
+        assert out.is_contiguous()  # there is no stride of its rows among the kernel's parameters
         cuts = tuple(cu_seqlens_q.tolist())
         given = (*map(heads_first, (grad_out_, query, key, value, out)), unpadded(logsumexp, cuts))
         return *(t.unsqueeze(0) for t in loop_backward(*given, cuts, scale)), None
@@ -206,6 +218,47 @@ def test_torchs_kernels_are_called_once_by_their_signatures(kernel: str, kv_head
     for got, right in zip(ours, forward_and_gradients("cpu", inputs, DOCUMENTS), strict=True):
         torch.testing.assert_close(got, right)  # heads that share keys are summed elsewhere
         assert got.stride() == right.stride()
+
+
+def test_the_memory_efficient_backward_gets_rows_end_to_end(monkeypatch: Any) -> None:
+    monkeypatch.setattr("yarn_train.model.varlen.aten", Cuda)
+    q, k, v, dout = (torch.randn(4, 39, 8).transpose(0, 1) for _ in range(4))
+    out, lse = loop_forward(q, k, v, CUTS, SCALE)
+    ours = efficient_backward(dout, q, k, v, out.transpose(0, 1).contiguous().transpose(0, 1), lse, CUTS, SCALE)
+    for got, right in zip(ours, loop_backward(dout, q, k, v, out, lse, CUTS, SCALE), strict=True):
+        torch.testing.assert_close(got, right)
+
+
+def test_so_does_the_one_for_whole_sequences(monkeypatch: Any) -> None:
+    def backward(
+        grad_out_, query, key, value, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p,
+        grad_input_mask, is_causal=False, scale=None,
+    ):  # fmt: skip
+        assert all(t.transpose(1, 2).is_contiguous() for t in (grad_out_, out))
+        return query, key, value, None
+
+    name = "_scaled_dot_product_efficient_attention_backward"
+    arguments = [a.name for a in getattr(torch.ops.aten, name).default._schema.arguments]
+    assert list(inspect.signature(backward).parameters) == arguments
+    monkeypatch.setattr(primitives, "aten", types.SimpleNamespace(**{name: backward}))
+    q, k, v, dout, out = (torch.randn(2, 4, 13, 8) for _ in range(5))
+    PRIMITIVES["efficient"].backward(dout, q, k, v, out, torch.zeros(2, 4, 13), True, SCALE)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_more_documents_than_a_call_takes_are_several_calls(
+    calls: list[tuple[int, ...]], kv_heads: int, most: int, monkeypatch: Any
+) -> None:
+    """Seven documents, as if a call took fewer."""
+    monkeypatch.setattr("yarn_train.model.varlen.MAX_DOCUMENTS", most)
+    inputs = qkv(kv_heads=kv_heads)
+    ours = forward_and_gradients("looped", inputs, DOCUMENTS)
+    for got, right in zip(ours, forward_and_gradients("cpu", inputs, DOCUMENTS), strict=True):
+        assert torch.equal(got, right)
+        assert got.stride() == right.stride()
+    assert len(calls) == -(-7 // most)
+    assert all(cuts[0] == 0 and len(cuts) - 1 <= most for cuts in calls)
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), [("flash", torch.bfloat16), ("efficient", torch.float32)])

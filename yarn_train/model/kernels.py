@@ -104,7 +104,7 @@ def _at_once(
     found = _documents(run, spans, q, k)
     if run.varlen is None or found is None:
         return None
-    out, lse = run.varlen.forward(_tokens(q), _tokens(k), _tokens(v), found, scale)
+    out, lse = run.varlen.attend(_tokens(q), _tokens(k), _tokens(v), found, scale)
     return _sequence(out), lse.unsqueeze(0)
 
 
@@ -126,8 +126,8 @@ def _backward_at_once(
     found = _documents(run, spans, q, k)
     if run.varlen is None or found is None:
         return None
-    mine = (_tokens(dout), _tokens(q), _tokens(k), _tokens(v), _tokens(out), lse[0].contiguous())
-    dq, dk, dv = run.varlen.backward(*mine, found, scale)
+    mine = (_tokens(dout), _tokens(q), _tokens(k), _tokens(v), _tokens(out), lse[0])
+    dq, dk, dv = run.varlen.attend_backward(*mine, found, scale)
     return _sequence(dq), _sequence(dk), _sequence(dv)
 
 

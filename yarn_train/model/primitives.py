@@ -76,8 +76,12 @@ def efficient_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: floa
 def efficient_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> Gradients:
-    """See :func:`efficient_forward`. Without dropout the random state is not read."""
+    """See :func:`efficient_forward`. Without dropout the random state is not read.
+
+    The kernel is told no distance between rows of `out`: it takes them to lie end to end.
+    """
     heads = k.shape[1]
+    dout, out = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (dout, out))
     k, v = (repeat_heads(t, q.shape[1]) for t in (k, v))
     lse = torch.nn.functional.pad(lse, (0, -lse.shape[2] % LSE_ALIGNMENT), value=torch.inf).contiguous()
     seed = torch.empty((), dtype=torch.int64, device=q.device)

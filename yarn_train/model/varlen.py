@@ -8,7 +8,7 @@ rows at which documents begin, 0 first, and T at the end. Every document attends
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -23,6 +23,7 @@ Cuts = tuple[int, ...]
 
 LSE_ALIGNMENT = 32  # the memory-efficient kernel's rows of log-sum-exp are padded to a multiple of this, with inf
 FROM_TOP_LEFT = 1  # its name for the causal mask
+MAX_DOCUMENTS = 65_535  # of one call: each is a row of a CUDA grid in the dimension that has no more
 MAX_PADDING = 16  # rows of it for every token; one long and many short documents would make it large
 
 
@@ -42,6 +43,33 @@ class Varlen:
     forward: Callable[[Tensor, Tensor, Tensor, Cuts, float], Results]
     backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Cuts, float], Gradients]
     suits: Callable[[Cuts], bool] = always
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, cuts: Cuts, scale: float) -> Results:
+        """`forward` of any number of documents."""
+        parts = [self.forward(q[at], k[at], v[at], mine, scale) for at, mine in calls(cuts)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts], dim=1)
+
+    def attend_backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cuts: Cuts, scale: float
+    ) -> Gradients:
+        """`backward` of any number of documents."""
+        parts = [
+            self.backward(dout[at], q[at], k[at], v[at], out[at], lse[:, at].contiguous(), mine, scale)
+            for at, mine in calls(cuts)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        dq, dk, dv = (torch.cat(part) for part in zip(*parts, strict=True))
+        return dq, dk, dv
+
+
+def calls(cuts: Cuts) -> Iterator[tuple[slice, Cuts]]:
+    """The rows of each kernel call, and its documents' cuts among them."""
+    for first in range(0, len(cuts) - 1, MAX_DOCUMENTS):
+        mine = cuts[first : first + MAX_DOCUMENTS + 1]
+        yield slice(mine[0], mine[-1]), mine if first == 0 else tuple(cut - mine[0] for cut in mine)
 
 
 @lru_cache(maxsize=8)
@@ -86,8 +114,12 @@ def efficient_forward(q: Tensor, k: Tensor, v: Tensor, cuts: Cuts, scale: float)
 def efficient_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cuts: Cuts, scale: float
 ) -> Gradients:
-    """See :func:`efficient_forward`. Without dropout the random state is not read."""
+    """See :func:`efficient_forward`. Without dropout the random state is not read.
+
+    The kernel is told no distance between rows of `out`: it takes them to lie end to end.
+    """
     ends, most, heads = on_device(cuts, q.device), longest(cuts), k.shape[1]
+    dout, out = dout.contiguous(), out.contiguous()
     q, k, v = (repeat_heads(t, q.shape[1]).unsqueeze(0) for t in (q, k, v))
     seed = torch.empty((), dtype=torch.int64, device=q.device)
     mine = (dout.unsqueeze(0), q, k, v, None, out.unsqueeze(0), ends, ends, most, most, padded(lse, cuts))
