@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Pretrain
 
 from yarn_train.config import Config, DataConfig
 from yarn_train.data.batch import make_batch
-from yarn_train.model.attention import SDPA, Kernel
+from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.probe import PROBE, attention_problems, mask_problems, other_mixers, probe
 
@@ -155,7 +155,7 @@ def test_widths_of_heads_are_those_of_the_kernel(primitive: str, width: int, fin
     config = small("llama")
     config.head_dim = width
     assert attention_problems(config) == []
-    found = attention_problems(config, Kernel("sdpa", SDPA, "", primitive))
+    found = attention_problems(config, primitive)
     assert [f"heads of {width} dimensions" in line for line in found] == [True] * (not fine)
 
 

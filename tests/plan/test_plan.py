@@ -73,6 +73,7 @@ def test_stages_are_planned_one_by_one_and_added_up(plan: Plan) -> None:
     options = ("plan.gpus=64", "plan.gpu=a100-80", "data.document_mask=block")
     code, data, text = plan("experiment=yarn_llama2_7b_chain", *options)
     assert text.count("data.document_mask=block: counted as one document per sequence") == 2
+    assert text.count("not counted: 2.0 MiB (512 x heads x head_dim)") == 2
     first, second = data["stages"]
     assert code == 0
     assert [first["steps"], second["steps"]] == [400, 200]
@@ -86,6 +87,19 @@ def test_wrong_options_are_refused_all_at_once(plan: Plan) -> None:
         plan("experiment=yarn_llama2_7b_64k", "plan.gpus=48", "parallel.context=16", "parallel.context_method=ulysses")
     text = str(error.value)
     assert "train.global_batch_size" in text or "parallel" in text
+
+
+def test_a_base_that_would_mix_documents_is_refused(plan: Plan, tmp_path: Path) -> None:
+    AutoConfig.for_model("stablelm").save_pretrained(tmp_path)
+    options = (f"model.path={tmp_path}", "plan.gpus=8", "data.document_mask=block")
+    with pytest.raises(ConfigError, match="documents do not reach the attention of 32 of 32 blocks"):
+        plan("experiment=yarn_llama2_7b_64k", *options)
+
+
+def test_a_base_with_attention_of_its_own_is_refused(plan: Plan, tmp_path: Path) -> None:
+    AutoConfig.for_model("falcon").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="falcon: attention that only its own code computes"):
+        plan("experiment=yarn_llama2_7b_64k", f"model.path={tmp_path}", "plan.gpus=8")
 
 
 @pytest.mark.parametrize("kind", ["vit", "gemma3", "mistral3"])

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 
 from ..config import Config
 from ..errors import problem
-from .attention import Kernel, refuse_ignored
+from .attention import refuse_ignored
 from .causal_lm import CausalLM
 
 PROBE = "yarn_train_probe"
@@ -107,10 +107,13 @@ def probe(base: PretrainedConfig) -> Probe:
     return Probe(tuple(map(tuple, recorder.blocks)), tuple(sorted(convolved)))
 
 
-def attention_problems(base: PretrainedConfig, kernel: Kernel | None = None) -> list[str]:
-    """Problems of an architecture whose attention would not be computed by us, or cannot be by `kernel`.
+def attention_problems(base: PretrainedConfig, primitive: str | None = None) -> list[str]:
+    """Problems of an architecture whose attention would not be computed by us, or cannot be by the chosen kernel.
 
     Nothing is said about one whose forward cannot be tried without memory.
+
+    Args:
+        primitive: the kernel's, of ``primitives.PRIMITIVES``; without it, what no kernel can compute is found.
     """
     seen = probe(base)
     if seen.unknown or (seen.blocks and not any(seen.blocks)):
@@ -120,7 +123,7 @@ def attention_problems(base: PretrainedConfig, kernel: Kernel | None = None) -> 
     calls = [call for block in seen.blocks for call in block]
     given = sorted({call.ignored for call in calls} - {""})
     found = [problem("model.path", base.model_type, "plain causal attention", error) for error in given]
-    return found + [line for widths in sorted({c.widths for c in calls}) for line in _width_problems(widths, kernel)]
+    return found + [line for widths in sorted({c.widths for c in calls}) for line in _width_problems(widths, primitive)]
 
 
 def mask_problems(cfg: Config, base: PretrainedConfig) -> list[str]:
@@ -158,12 +161,12 @@ def _not_apart(base: PretrainedConfig) -> str:
     return f"documents do not reach the attention of {deaf} of {len(seen.blocks)} blocks" if deaf else ""
 
 
-def _width_problems(widths: tuple[int, int, int], kernel: Kernel | None) -> list[str]:
+def _width_problems(widths: tuple[int, int, int], primitive: str | None) -> list[str]:
     query, _, value = widths
     if len(set(widths)) > 1:
         got = f"heads of {query} dimensions with values of {value}"
         return [problem("model.path", got, "queries, keys and values of one width", "use another base model")]
-    multiple, most = WIDTHS.get(kernel.primitive, (1, None)) if kernel else (1, None)
+    multiple, most = WIDTHS.get(primitive or "cpu", (1, None))
     if query % multiple == 0 and query <= (most or query):
         return []
     allowed = f"multiples of {multiple}" + (f" up to {most}" if most else "")

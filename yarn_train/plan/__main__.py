@@ -17,7 +17,9 @@ from transformers import PretrainedConfig
 from .. import cli
 from .. import config as schema
 from ..errors import ConfigError, problem
-from ..model.load import is_language_model, unsupported
+from ..model.load import DTYPES, is_language_model, unsupported
+from ..model.primitives import primitive_for
+from ..model.probe import attention_problems, mask_problems
 from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
 from ..stages import Stage, resolve
@@ -48,7 +50,7 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
         plans = plan_stages(stages, tracer, sizes, target)
         data: dict[str, Any] = {"gpu": target.machine.name, "stages": [show.as_data(plan, target) for plan in plans]}
         for plan in plans:
-            say(*show.stage_lines(plan, target))
+            say(*show.stage_lines(plan, target, sizes))
         whole = sum(plan.seconds for plan in plans)
         say(f"all stages: {whole / 3600:,.1f} h, {whole * target.gpus / 3600:,.0f} GPU hours, at kernel ceilings")
         worst = max(plans, key=lambda plan: (not plan.estimate.runs, plan.estimate.memory.total))
@@ -84,8 +86,10 @@ def check(stages: list[Stage], base: PretrainedConfig) -> None:
             schema.validate(stage.cfg, stage.cfg.plan.gpus)
         except ConfigError as error:
             found += error.problems
-        if language:  # others have no heads to share
+        if language:  # others have no heads to look at
             found += context_problems(stage.cfg.parallel, base)
+            found += attention_problems(base, primitive_for("sdpa", "cuda", DTYPES[stage.cfg.model.dtype]))
+            found += mask_problems(stage.cfg, base)
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
 

@@ -11,12 +11,14 @@ from .estimate import Estimate, StagePlan, Target
 from .ledger import CATEGORIES
 from .machines import GIB, RESERVE
 from .memory import FIXED
+from .sizes import Sizes
 
 TERA = 1e12
 SHOWN = 0.005 * GIB  # less is 0.00
+MIB = 2**20
 
 
-def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
+def stage_lines(plan: StagePlan, target: Target, sizes: Sizes) -> Iterator[str]:
     """One stage."""
     cfg, time = plan.estimate.cfg, plan.estimate.time
     train, parallel = cfg.train, cfg.parallel
@@ -29,6 +31,11 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
         + (f" (each {parallel.context} GPUs)" if parallel.context > 1 else "")
     )
     yield from _memory_lines(plan.estimate, target)
+    if cfg.data.document_mask == "block":
+        yield (
+            f"             not counted: {document_bytes(sizes) / MIB:.1f} MiB (512 x heads x head_dim) while flash "
+            "attention's backward runs, per document of a micro-batch"
+        )
     yield (
         f"  FLOPs      {time.model_flops / TERA:,.0f} T per step and GPU, {time.attention_share:.0%} of it attention "
         f"(causal); {time.hardware_flops / TERA:,.0f} T with recomputation"
@@ -46,6 +53,14 @@ def stage_lines(plan: StagePlan, target: Target) -> Iterator[str]:
     yield f"  total      {train.steps} steps, {tokens * train.steps:,} tokens, {plan.seconds / 3600:,.1f} h"
     disk = f"{plan.checkpoint / GIB:,.1f} GiB per checkpoint (x {cfg.checkpoint.keep} kept)"
     yield f"  disk       {disk}, {plan.export / GIB:,.1f} GiB exported model"
+
+
+def document_bytes(sizes: Sizes) -> int:
+    """What flash kernels' backward takes for each document beyond its tokens: 128 rows of float32 dQ; its upper bound.
+
+    Ranks that share heads take their share of it.
+    """
+    return 128 * 4 * sizes.attention_width
 
 
 def _memory_lines(estimate: Estimate, target: Target) -> Iterator[str]:
