@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from transformers import FalconConfig, LlamaConfig, StableLmConfig
 
 from yarn_train import app
 from yarn_train.dist import runtime as dist_runtime
@@ -35,3 +36,25 @@ def test_what_cannot_run_here_is_named_before_weights_load(compose, tiny_args, t
         app.check_run(stages)
     (found,) = error.value.problems
     assert found.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("config", "mask", "named"),
+    [
+        (StableLmConfig, "block", "data.document_mask: got 'block, and stablelm: documents do not reach"),
+        (StableLmConfig, "none", None),
+        (LlamaConfig, "block", None),
+        (FalconConfig, "none", "model.path: got 'falcon: attention that only its own code computes'"),
+    ],
+)
+def test_architectures_are_tried_before_weights_load(compose, tiny_args, tmp_path, config, mask, named):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32}
+    config(**sizes, vocab_size=320, num_key_value_heads=4, intermediate_size=64).save_pretrained(tmp_path / "base")
+    options = [*tiny_args, f"model.path={tmp_path / 'base'}", f"data.document_mask={mask}"]
+    stages = resolve(compose(*options), tmp_path)
+    if named is None:
+        app.check_run(stages)
+        return
+    with pytest.raises(ConfigError) as error:
+        app.check_run(stages)
+    assert any(line.startswith(named) for line in error.value.problems), error.value.problems

@@ -22,6 +22,7 @@ from .eval import suite
 from .model.attention import choose_kernel
 from .model.load import DTYPES, is_language_model, load_config, unsupported
 from .model.loss import loss_missing
+from .model.probe import attention_problems, mask_problems
 from .optim.adamw import missing as optim_missing
 from .parallel.context import context_problems
 from .plan.check import check_run_fits
@@ -107,18 +108,26 @@ def check_run(stages: list[Stage]) -> PretrainedConfig:
     base = load_config(stages[0].cfg.model.path)
     problems += unsupported(base)
     problems += [p for p in rope_hf.check_base(base, stages[0].cfg.rope) if p not in problems]
+    refused = bool(problems)
     if not is_language_model(base):
         raise ConfigError(problems or problem("model.path", base.model_type, "causal language models", "use one"))
+    tried: set[str | None] = set()  # kernels that the architecture was tried with
     for stage in stages:
-        for check in (
-            lambda s: schema.validate(s.cfg, world_size),
-            lambda s: choose_kernel(s.cfg.model.attention, dist_runtime.device(), DTYPES[s.cfg.model.dtype]),
-        ):
-            try:
-                check(stage)
-            except ConfigError as error:
-                problems += [p for p in error.problems if p not in problems]
+        primitive = None
+        try:
+            schema.validate(stage.cfg, world_size)
+        except ConfigError as error:
+            problems += [p for p in error.problems if p not in problems]
+        try:
+            device, dtype = dist_runtime.device(), DTYPES[stage.cfg.model.dtype]
+            primitive = choose_kernel(stage.cfg.model.attention, device, dtype).primitive
+        except ConfigError as error:
+            problems += [p for p in error.problems if p not in problems]
         found = rope_hf.check_base(base, stage.cfg.rope)
+        if not (refused or found):
+            found += mask_problems(stage.cfg, base)
+            found += [] if primitive in tried else attention_problems(base, primitive)
+            tried.add(primitive)
         found += context_problems(stage.cfg.parallel, base)
         found += optim_missing(stage.cfg.optim)
         found += loss_problems(stage.cfg, base)

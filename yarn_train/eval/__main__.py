@@ -17,6 +17,7 @@ from ..dist import runtime as dist_runtime
 from ..errors import ConfigError, problem
 from ..model.attention import choose_kernel
 from ..model.load import DTYPES, is_language_model, load_config, unsupported
+from ..model.probe import attention_problems
 from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
 from . import suite
@@ -36,6 +37,7 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
     if not is_language_model(base):
         raise ConfigError(problems or problem("model.path", base.model_type, "causal language models", "use one"))
     problems += context_problems(cfg.parallel, base)
+    problems += [] if problems else attention_problems(base)
     world_size = dist_runtime.world_size()
     if world_size % cfg.parallel.context:
         allowed = f"a divisor of the number of ranks ({world_size})"
