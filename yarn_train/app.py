@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from . import config as schema
+from .checkpoint.manager import complete_checkpoints
 from .config import Config
 from .data.progress import progress_bar
 from .data.store import prepare_parts
@@ -193,6 +194,7 @@ def stage_data(stage: Stage, commits: Commits) -> list[Part]:
             data,
             stage.cfg.model.path,
             workers=workers,
+            resumed=bool(complete_checkpoints(stage.folder / "checkpoints")),
             progress=update if dist_runtime.rank() == 0 else None,
             say=print_line if dist_runtime.rank() == 0 else silent,
         )

@@ -42,6 +42,7 @@ def prepare_parts(
     split: str = "train",
     workers: int = 0,
     shard: Shard | None = None,
+    resumed: bool = False,
     progress: Update | None = None,
     root: Path | None = None,
     say: Say = log.info,
@@ -61,6 +62,7 @@ def prepare_parts(
             cache=cache,
             workers=workers,
             shard=shard,
+            resumed=resumed,
             progress=progress,
             root=root,
             say=say,
@@ -77,6 +79,7 @@ def prepare(
     cache: str | None = None,
     workers: int = 0,
     shard: Shard | None = None,
+    resumed: bool = False,
     progress: Update | None = None,
     root: Path | None = None,
     say: Say = log.info,
@@ -91,6 +94,8 @@ def prepare(
             used without looking for the source, so it can be copied to machines that do not have it.
         workers: processes that tokenise; 0 is one per core.
         shard: (i, n): tokenise only every n-th unit of work; whoever finds all units done packs them.
+        resumed: for a run whose checkpoint names its data by content: a named folder may then be of a source that has
+            changed since.
         progress: called after every document.
         root: the repository; None is the current folder.
         say: called with one line when there was nothing to do, or to do here.
@@ -109,7 +114,7 @@ def prepare(
         fix = "leave it out: there is nothing to tokenise"
         raise DataError(problem("shard", f"{shard[0]}/{shard[1]}", "none for data.source=pretokenized", fix))
     if job.ready(folder, named):
-        if named:
+        if named and not resumed:
             job.check_source(folder)
         _clear_away(folder)
         say(f"{ALREADY}: {folder}")
