@@ -174,6 +174,11 @@ def test_a_text_that_changes_while_it_is_prepared_is_an_error(
         make(corpus, plain, tmp_path)
 
 
+def test_a_column_of_files_without_columns_is_refused(corpus: str, plain: str, tmp_path: Path):
+    with pytest.raises(DataError, match=r"data\.column: got 'story'; allowed: text for files of text"):
+        make(corpus, plain, tmp_path, column="story")
+
+
 def test_units_of_a_finished_folder_are_cleared_away(corpus: str, plain: str, tmp_path: Path):
     folder = make(corpus, plain, tmp_path)
     left = folder.with_name(f"{folder.name}.parts")

@@ -107,10 +107,14 @@ class Job:
     def _origin(self) -> dict[str, Any]:
         if self.data.source == "pretokenized":
             return {"origin": self.rows.identity(), "documents_listed": None}
+        origin = self.listed.identity()
+        if self.data.column != DataConfig.column and "column" not in origin:
+            allowed, fix = f"{DataConfig.column} for files of text", "leave it out, or give files with columns"
+            raise DataError(problem("data.column", self.data.column, allowed, fix))
         digest = hashlib.sha256(self.listed.sizes().data)
         for index in range(len(self.listed)):
             digest.update(self.listed.name(index).encode() + b"\0")
-        return {"origin": self.listed.identity(), "documents_listed": digest.hexdigest()}
+        return {"origin": origin, "documents_listed": digest.hexdigest()}
 
     def default_folder(self, parent: Path, content: dict[str, Any]) -> Path:
         """A readable name with a hash of everything that determines the content."""
