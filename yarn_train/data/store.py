@@ -181,20 +181,20 @@ def _from_documents(
     counter = Counter(progress)
     while True:
         fill(job, spool, mine, workers, counter, lambda: job.ready(folder, named))
-        done = sum(spool.done(number) for number in range(len(units)))
         with _lock(folder, say):
             if job.ready(folder, named):  # made by another
                 break
-            if done < len(units):
-                assert shard is not None
-                has = f"{done} of {len(units)} units are there, the last shard packs them"
-                say(f"shard {shard[0]}/{shard[1]}: done; {has}")
+            done = [number for number in range(len(units)) if spool.done(number)]
+            if len(done) < len(units) and len(mine) < len(units):
+                of = "" if shard is None else f"{shard[0]}/{shard[1]}"
+                say(f"shard {of}: done; {len(done)} of {len(units)} units are there, the last shard packs them")
                 return None
-            damaged = [number for number in range(len(units)) if not spool.intact(number)]
-            if not damaged:
+            intact = [number for number in done if spool.intact(number)]
+            if len(intact) == len(units):
                 _write(folder, lambda aside: build_packed(aside, job, spool, content))
                 break
-        say(f"{len(damaged)} of {len(units)} units are damaged and are tokenised again")
+        # another process may have found them first, and be at work on them
+        say(f"{len(units) - len(intact)} of {len(units)} units are damaged and are tokenised again")
         mine = range(len(units))
     _clear_away(folder)
     return folder
