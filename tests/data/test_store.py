@@ -197,6 +197,8 @@ def test_a_named_folder_of_another_source_is_refused(
     (other / "train" / "0.txt").write_text("another book\n" * 100)
     with pytest.raises(DataError, match="documents_listed="):
         make(str(other), plain, tmp_path, cache=cache)
+    with pytest.raises(DataError, match="documents_listed="):
+        find_parts(DataConfig(source="pg19", path=str(other), seq_len=32, cache=cache), plain)
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"{name} whale\n" * 100}) + "\n")
     tables = {"source": "text", "held_out": 0.0, "cache": str(tmp_path / "tables")}

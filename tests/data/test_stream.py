@@ -104,3 +104,9 @@ def test_epochs_and_positions_say_where_a_run_stands() -> None:
     mixed = stream((7, 5), (3, 4))
     assert mixed.epochs(10) == {"s0": 1.4, "s1": 0.75}
     assert [(s.epoch, s.position, s.weight) for s in mixed.state(10)] == [(1, 2, "7/10"), (0, 3, "3/10")]
+
+
+def test_a_state_names_segments_and_document_starts() -> None:
+    (state,) = stream((1, 5)).state(7)
+    assert (state.content_sha256, state.documents_sha256) == ("sha of 5 from 0", "sha of starts in 5")
+    assert (state.epoch, state.position) == (1, 2)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numbered import stream
 
@@ -57,3 +59,24 @@ def test_rows_that_mark_no_documents_cannot_keep_them_apart():
         setup.refuse_unmarked(one("pretokenized", [0]))
     setup.refuse_unmarked(one("pretokenized", [0, 9]))
     setup.refuse_unmarked(one("text", [0]))  # one document that fills them all
+
+
+def test_a_run_compares_its_ranks_data_before_it_trains(train, tiny_args, tmp_path, monkeypatch):
+    def another_rank_has_other_starts(value: Any) -> list[Any]:
+        (held,), folders = value
+        return [value, ((replace(held, documents_sha256="f" * 64),), folders)]
+
+    monkeypatch.setattr(setup, "from_all", another_rank_has_other_starts)
+    with pytest.raises(DataError, match="1 of 2 ranks differ"):
+        train(tmp_path / "run", *tiny_args)
+    assert not (tmp_path / "run/01_s4/metrics.jsonl").exists()
+
+
+def test_a_run_refuses_block_on_rows_without_marks(train, tiny_args, tmp_path):
+    rows = pa.array([[5, 6, 7, 8] * 8] * 4, pa.list_(pa.int32()))
+    pq.write_table(pa.table({"input_ids": rows}), tmp_path / "rows.parquet")
+    args = [*(a for a in tiny_args if not a.startswith("data.")), "data.source=pretokenized", "data.seq_len=32"]
+    args += [f"data.path={tmp_path / 'rows.parquet'}", f"data.cache={tmp_path / 'rows'}", "train.steps=2"]
+    with pytest.raises(DataError, match="no BOS or EOS in"):
+        train(tmp_path / "block", *args, "data.document_mask=block")
+    train(tmp_path / "none", *args)

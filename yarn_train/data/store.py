@@ -91,7 +91,7 @@ def prepare(
     Args:
         tokenizer_path: local folder or hub id.
         cache: the folder; None chooses one below ``<root>/data/cache`` by content. A named folder that is ready is
-            used without looking for the source, so it can be copied to machines that do not have it.
+            compared with the source where that is here, and used without it elsewhere, so it can be copied.
         workers: processes that tokenise; 0 is one per core.
         shard: (i, n): tokenise only every n-th unit of work; whoever finds all units done packs them.
         resumed: for a run whose checkpoint names its data by content: a named folder may then be of a source that has
@@ -146,6 +146,8 @@ def find_parts(data: DataConfig, tokenizer_path: str, *, split: str = "train", r
         if not job.ready(folder, cache is not None):
             fix = "run data/prepare.py with the same options first"
             raise DataError(problem("data.cache", f"nothing at {folder}", "a prepared folder", fix))
+        if cache is not None:
+            job.check_source(folder)
         found.append(Part(part.name, part.weight, folder))
     return found
 
