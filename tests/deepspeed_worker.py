@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from engine_state import hashes
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from yarn_train import config as schema
 from yarn_train.checkpoint.manager import CheckpointManager
 from yarn_train.checkpoint.state import TrainState
-from yarn_train.config import Config, RopeConfig
+from yarn_train.config import CheckpointConfig, Config, RopeConfig
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.dist.mesh import Mesh
 from yarn_train.engine.deepspeed import DeepSpeedEngine
@@ -70,6 +71,7 @@ MIXED = {
     "bf16 ZeRO-3 all offloaded": Case(3, "all", "bfloat16"),
 }
 SKELETONS = ("ZeRO-2", "ZeRO-3 untied", "bf16 ZeRO-3")
+DROPPED = ("ZeRO-0", "ZeRO-1", "ZeRO-2 optimizer offloaded", "ZeRO-3 all offloaded", "bf16 ZeRO-1", "bf16 ZeRO-3")
 RESUMED = ("ZeRO-0", "ZeRO-3", "bf16 ZeRO-1", "bf16 ZeRO-2", "bf16 ZeRO-3", "bf16 ZeRO-3 all offloaded")
 
 
@@ -152,7 +154,7 @@ def train(engine: Any, steps: range, runtime: dist_runtime.Runtime, gradients_at
 
 def run(name: str, case: Case, runtime: dist_runtime.Runtime, out: Path) -> dict[str, Any]:
     """All steps; half-way a checkpoint, which RESUMED cases load into an engine of other weights to go on from."""
-    manager = CheckpointManager(out / "checkpoints" / name, 1, runtime)
+    manager = CheckpointManager(out / "checkpoints" / name, CheckpointConfig(keep=1), runtime, silent)
     engine = build(case, runtime)
     found: dict[str, Any] = {"masters": engine.full_weights()}
     first = train(engine, range(HALF), runtime, gradients_at=0)
@@ -162,6 +164,7 @@ def run(name: str, case: Case, runtime: dist_runtime.Runtime, out: Path) -> dict
     verify(engine, case)
     found |= {key: first[key] + second[key] for key in ("loss", "norm")}
     found |= {"gradients": first["gradients"], "weights": engine.full_weights()}
+    manager.finish()
     found["compute_dtypes"] = sorted({str(p.dtype) for p in engine.module.parameters()})
     engine.module.eval()
     with torch.no_grad():
@@ -172,9 +175,13 @@ def run(name: str, case: Case, runtime: dist_runtime.Runtime, out: Path) -> dict
     return found
 
 
+def silent(line: str) -> None:
+    """Checkpoints say when they are written."""
+
+
 def resumed(name: str, case: Case, runtime: dist_runtime.Runtime, out: Path) -> dict[str, Any]:
     """The second half, on any number of ranks and at any stage, from the checkpoint of case `name`."""
-    manager = CheckpointManager(out / "checkpoints" / name, 1, runtime)
+    manager = CheckpointManager(out / "checkpoints" / name, CheckpointConfig(keep=1), runtime, silent)
     engine = build(case, runtime, seed=1)
     newest = manager.newest()
     assert newest is not None
@@ -222,6 +229,18 @@ def not_finite(case: Case, runtime: dist_runtime.Runtime) -> dict[str, Any]:
     return {"bad norm": norm, "same": same, **train(engine, range(1), runtime)}
 
 
+def dropped(case: Case, runtime: dist_runtime.Runtime) -> dict[str, Any]:
+    """A step whose gradients are good but not wanted, then a step."""
+    engine = build(case, runtime)
+    before = hashes(engine)
+    ids, labels, tokens = step_rows(1)
+    for _ in range(2):
+        loss = engine.module(ids[:1], torch.arange(TOKENS).unsqueeze(0), labels[:1])
+        engine.backward(loss, tokens)
+    engine.skip()
+    return {"same": hashes(engine) == before, **train(engine, range(1), runtime), "moved": hashes(engine) != before}
+
+
 def main(out: Path, which: str) -> None:
     runtime = dist_runtime.start()
     transformers_logging.disable_progress_bar()
@@ -234,6 +253,7 @@ def main(out: Path, which: str) -> None:
         found["linear restored"] = torch.nn.functional.linear is LINEAR
         found["fsdp2"] = fsdp2(runtime)
         found["skeleton"] = {name: skeleton({**EXACT, **MIXED}[name], runtime, out) for name in SKELETONS}
+        found["dropped"] = {name: dropped({**EXACT, **MIXED}[name], runtime) for name in DROPPED}
         found["not_finite"] = not_finite(MIXED["bf16 ZeRO-3"], runtime)
     else:
         found |= {name: resumed("ZeRO-3", EXACT[name], runtime, out) for name in ("ZeRO-0", "ZeRO-2", "ZeRO-3")}

@@ -99,7 +99,7 @@ def run_cell(cfg: Config, runtime: dist_runtime.Runtime) -> dict[str, Any]:
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
     kernel = context.attention(choose_kernel("auto", runtime.device, torch.float32))
-    engine, _ = build_engine(cfg, base, cfg.model.path, kernel, mesh, runtime.device, lambda line: None)
+    engine, _ = build_engine(cfg, base, cfg.model.path, kernel, mesh, runtime.device)
     module = engine.module
     rope_hf.verify_tables(module.model, rope_hf.table_for(base, cfg.rope))
     whole = global_batch(base.vocab_size, cfg.data.document_mask == "block")

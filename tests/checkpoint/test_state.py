@@ -52,6 +52,14 @@ def test_other_data_is_refused_and_both_are_named(tmp_path: Path, now: tuple[Sou
     assert re.search(rf"now:  {now[0].name} .*{now[0].content_sha256[:12]}", str(error.value))
 
 
+def test_a_state_of_another_version_is_told(tmp_path: Path) -> None:
+    STATE.save(tmp_path)
+    stored = json.loads((tmp_path / "train_state.json").read_text())
+    (tmp_path / "train_state.json").write_text(json.dumps({**stored, "moon": "full"}))
+    with pytest.raises(CheckpointError, match=r"'moon'\): another version wrote it"):
+        TrainState.load(tmp_path)
+
+
 def test_a_state_older_than_its_data_field_follows_any_data(tmp_path: Path) -> None:
     (tmp_path / "train_state.json").write_text('{"step": 3, "tokens": 30, "samples": 12, "seed": 5, "world_size": 2}')
     assert TrainState.load(tmp_path) == dataclasses.replace(STATE, data=())

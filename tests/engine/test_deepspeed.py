@@ -23,7 +23,6 @@ from safetensors.torch import load_file
 from support import child_env, metrics
 
 from yarn_train import config as schema
-from yarn_train.checkpoint.fragments import Fragment
 from yarn_train.engine.deepspeed import missing
 from yarn_train.engine.deepspeed_settings import settings
 from yarn_train.errors import ConfigError
@@ -183,6 +182,15 @@ def test_an_infinite_gradient_changes_no_weight_and_shows_in_the_norm(ranks: lis
         assert got["norm"] == ranks[0]["runs"]["bf16 ZeRO-3"]["norm"][:1]
 
 
+@pytest.mark.parametrize("name", worker.DROPPED)
+def test_a_step_that_is_skipped_changes_nothing_and_leaves_no_gradient(ranks: list[dict[str, Any]], name: str) -> None:
+    for rank in ranks:
+        got, expected = rank["dropped"][name], rank["runs"][name]
+        assert got["same"]
+        assert got["moved"]
+        assert (got["loss"], got["norm"]) == (expected["loss"][:1], expected["norm"][:1])
+
+
 def test_nobody_without_deepspeed_imports_it_and_it_says_only_what_matters(ranks: list[dict[str, Any]]) -> None:
     assert all(rank["lazy"] for rank in ranks)
     lines = ranks[0]["said"].splitlines()
@@ -211,15 +219,7 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch: pytest.
     assert "pip install 'yarn-train[deepspeed]'" in found[0]
 
 
-def test_a_fragment_must_lie_within_its_tensor_and_computes_nothing() -> None:
-    fragment = Fragment(torch.arange(3.0), start=4, numel=7)
-    assert fragment.size() == (7,)
-    with pytest.raises(TypeError, match="for checkpoints only"):
-        torch.add(fragment, 1)
-    with pytest.raises(ValueError, match=r"3 elements|do not lie within"):
-        Fragment(torch.arange(3.0), start=5, numel=7)
-
-
+@pytest.mark.long
 def test_a_whole_run_gives_the_model_of_one_process_with_fsdp2(train, launch, tiny_args, tmp_path):
     """Streamed weights, checkpoints, a stop, a resume on another number of ranks, export and its comparison."""
     args = [*tiny_args, "model.dtype=float32"]

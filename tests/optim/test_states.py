@@ -10,6 +10,7 @@ from torch import nn
 from yarn_train.config import OptimConfig
 from yarn_train.optim import adamw
 from yarn_train.optim.adamw import build_adamw, set_lr
+from yarn_train.optim.state import counts, materialize_state, set_counts
 
 
 def train(
@@ -41,30 +42,43 @@ def test_moments_in_host_memory_change_no_bit():
         assert torch.equal(a, b)
 
 
-def test_moments_in_host_memory_survive_a_state_dict():
-    model = nn.Linear(8, 8)
-    optimizer, other = (build_adamw(model, OptimConfig(), host_moments=True) for _ in range(2))
-    model(torch.ones(1, 8)).sum().backward()
-    optimizer.step()
-    other.load_state_dict(optimizer.state_dict())
-    for key in ("step", "exp_avg", "exp_avg_sq"):
-        assert torch.equal(other.state[model.weight][key], optimizer.state[model.weight][key])
-    assert other.state[model.weight]["step"].item() == 1
+@pytest.mark.parametrize("kind", ["float32", "host", "8bit", "bfloat16"])
+def test_a_state_made_before_the_first_step_changes_no_bit(kind):
+    """Large enough that 8 bits are used; the count begins at none."""
+    if kind in ("8bit", "bfloat16"):
+        pytest.importorskip("torchao")
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    torch.manual_seed(0)
+    models = [nn.Linear(64, 64).to(dtype) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    state = kind if kind != "host" else "float32"
+    optimizers = [build_adamw(model, OptimConfig(state=state), kind == "host") for model in models]
+    materialize_state(optimizers[0])
+    states = [list(optimizer.state.values()) for optimizer in optimizers]
+    assert len(states[0]) == 2
+    assert states[1] == []
+    assert counts(states[0]).tolist() == [0, 0]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        torch.manual_seed(1)  # bfloat16 rounds at random
+        for _ in range(3):
+            model(torch.ones(1, 64, dtype=dtype)).sum().backward()
+            optimizer.step()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        made, lazy = optimizers[0].state[ours], optimizers[1].state[theirs]
+        assert made.keys() == lazy.keys()
+        for key in made:
+            assert type(made[key]) is type(lazy[key])
+            assert made[key].dtype == lazy[key].dtype
+    assert counts(list(optimizers[0].state.values())).tolist() == [3, 3]
 
 
-def test_a_loaded_state_is_back_in_host_memory():
-    """Parameters on meta stand for those of a GPU: torch's own loading would put the moments beside them."""
-    model = nn.Linear(8, 8)
-    optimizer = build_adamw(model, OptimConfig(), host_moments=True)
-    model(torch.ones(1, 8)).sum().backward()
-    optimizer.step()
-    elsewhere = build_adamw(nn.Linear(8, 8, device="meta"), OptimConfig(), host_moments=True)
-    with pytest.MonkeyPatch.context() as patch:
-        # what torch's loading makes of the moments cannot be read back from meta: look at where they end up
-        patch.setattr(torch.Tensor, "copy_", lambda self, other: self)
-        elsewhere.load_state_dict(optimizer.state_dict())
-    devices = {state[key].device.type for state in elsewhere.state.values() for key in ("exp_avg", "exp_avg_sq")}
-    assert devices == {"cpu"}
+def test_counts_are_taken_over_in_place():
+    states = [{"step": torch.zeros(())}, {"step": torch.zeros(())}]
+    held = states[1]["step"]
+    set_counts(states, torch.tensor([3, 70_000_000]))
+    assert counts(states).tolist() == [3, 70_000_000]
+    assert states[1]["step"] is held
 
 
 @pytest.mark.parametrize(("state", "dtype"), [("8bit", torch.float32), ("bfloat16", torch.bfloat16)])

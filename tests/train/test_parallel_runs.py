@@ -50,6 +50,7 @@ def test_a_context_parallel_run_trains_evaluates_and_resumes_like_one_process(la
         assert (weights[0][name] - weights[1][name]).norm() <= 1e-3 * weights[0][name].norm(), name
 
 
+@pytest.mark.long
 def test_replicas_and_offloaded_state_change_nothing(launch, train, tiny_args, tmp_path):
     args = [*tiny_args, "model.dtype=float32"]
     one = train(tmp_path / "one", *args)

@@ -37,6 +37,7 @@ def test_a_resumed_run_really_used_the_checkpoint(train, tiny_args, tmp_path, ca
     assert record.count('"time"') == 2
 
 
+@pytest.mark.long
 def test_two_ranks_resume_bit_for_bit_and_one_rank_keeps_their_sample_order(launch, train, tiny_args, tmp_path):
     args = [*tiny_args, "model.dtype=float32"]
     launch(*args, f"run.dir={tmp_path / 'whole'}", ranks=2)
@@ -53,6 +54,7 @@ def test_two_ranks_resume_bit_for_bit_and_one_rank_keeps_their_sample_order(laun
         assert one[5] == two[5]
 
 
+@pytest.mark.long
 def test_one_then_two_then_one_rank_read_what_an_uninterrupted_run_reads(launch, train, tiny_args, tmp_path):
     args = [*tiny_args, "model.dtype=float32", "train.global_batch_size=24"]  # 8 steps are more than one epoch
     whole = train(tmp_path / "whole", *args, "train.micro_batch_size=8") / "01_s4"
@@ -138,6 +140,7 @@ def test_a_checkpoint_from_before_data_had_names_resumes(train, tiny_args, tmp_p
     assert course(whole / "01_s4") == course(run / "01_s4")
 
 
+@pytest.mark.long
 def test_killed_while_training_continues_where_it_was(train, tiny_args, tmp_path):
     whole = train(tmp_path / "whole", *tiny_args)
     run = tmp_path / "killed"
@@ -148,6 +151,7 @@ def test_killed_while_training_continues_where_it_was(train, tiny_args, tmp_path
     assert same_weights(whole / "01_s4/model", run / "01_s4/model")
 
 
+@pytest.mark.long
 def test_killed_while_writing_a_checkpoint_continues_from_the_one_before(train, tiny_args, tmp_path):
     args = [*tiny_args, "train.steps=60", "checkpoint.every=1"]
     run = tmp_path / "killed"

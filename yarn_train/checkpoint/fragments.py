@@ -1,67 +1,126 @@
-"""A parameter whose flattened elements are cut anywhere over the ranks, for torch.distributed.checkpoint.
+"""What a rank holds of a training state, as flat ranges of named tensors.
 
-ZeRO cuts flat buffers, not rows, so neither a DTensor nor a plain tensor can say what a rank holds. A checkpoint of
-these is one-dimensional: any number of ranks, cutting anywhere else, reads its own elements from it.
+FSDP2 cuts a tensor into rows, ZeRO cuts flattened tensors anywhere, and copies of a model hold the same. All of it is
+elements [start, start + length) of a flattened tensor: any number of ranks that cut otherwise can read them back.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from ..model.weights import first_row
+
+Value = int | float | bool | str
 
 
-class Fragment(Tensor):
+@dataclass(frozen=True)
+class Fragment:
     """Elements [start, start + local.numel()) of a flattened tensor of `numel` elements; `local` may be empty.
 
-    Looks like the whole flattened tensor to the checkpoint planner (it compares sizes) and has no storage of its own;
-    nothing can be computed with it. Saving reads `local`, loading writes into it.
+    Attributes:
+        local: [length], what this rank holds. Saving reads it, loading writes into it.
     """
 
     local: Tensor
     start: int
+    numel: int
 
-    @staticmethod
-    def __new__(cls, local: Tensor, start: int, numel: int) -> Fragment:
-        if local.ndim != 1 or not 0 <= start <= start + local.numel() <= numel:
-            raise ValueError(f"{tuple(local.shape)} elements from {start} do not lie within [0, {numel})")
-        whole: Any = Tensor._make_wrapper_subclass(cls, (numel,), dtype=local.dtype, device=local.device)
-        whole.local = local.detach()
-        whole.start = start
-        return whole
+    def __post_init__(self) -> None:
+        if self.local.ndim != 1 or not 0 <= self.start <= self.start + self.local.numel() <= self.numel:
+            within = f"do not lie within [0, {self.numel})"
+            raise ValueError(f"{tuple(self.local.shape)} elements from {self.start} {within}")
 
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise TypeError(f"{func}: a {cls.__name__} is for checkpoints only; compute with its .local")
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"Fragment([{self.start}, {self.start + self.local.numel()}) of {self.shape[0]}, {self.dtype})"
+@dataclass(frozen=True)
+class Piece:
+    """Elements [start, start + local.numel()) of the flattened tensor `name` of `shape`.
 
-    def _chunks(self) -> list[ChunkStorageMetadata]:
-        if not self.local.numel():
-            return []  # a rank may hold nothing of a parameter
-        return [ChunkStorageMetadata(torch.Size([self.start]), torch.Size([self.local.numel()]))]
+    Attributes:
+        local: [length], a view: writing into it changes the training state.
+        covers: the tensor that all ranks' pieces must make up together, which several names may (plain and quantised
+            pieces of one moment); None for what follows from others.
+    """
 
-    def __create_write_items__(self, fqn: str, _: object) -> list[WriteItem]:
-        properties = TensorProperties.create_from_tensor(self.local)
-        return [
-            WriteItem(
-                index=MetadataIndex(fqn, chunk.offsets),
-                type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.size()),
-            )
-            for chunk in self._chunks()
-        ]
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    local: Tensor
+    covers: str | None
 
-    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        return self._chunks()
 
-    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
-        if index.offset is not None and index.offset != torch.Size([self.start]):
-            raise ValueError(
-                f"{index.fqn}: asked for elements from {index.offset[0]}, this rank's begin at {self.start}"
-            )
-        return self.local
+def pieces(state: Mapping[str, Any]) -> list[Piece]:
+    """This rank's piece of every tensor of a nested dict, empty ones included; names are joined by dots.
+
+    Raises:
+        ValueError: a tensor is cut in a way that is not a flat range.
+    """
+    found = [piece for name, value in _leaves(state) if not isinstance(value, Value) for piece in _pieces(name, value)]
+    names = [piece.name for piece in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"several tensors of a state are called {next(n for n in names if names.count(n) > 1)}")
+    return found
+
+
+def values(state: Mapping[str, Any]) -> dict[str, Value]:
+    """The numbers and strings of a nested dict, which are the same on every rank."""
+    return {name: value for name, value in _leaves(state) if isinstance(value, Value)}
+
+
+def set_values(state: MutableMapping[str, Any], stored: Mapping[str, Value], above: str = "") -> None:
+    """Replace them, in place."""
+    for key, value in state.items():
+        if isinstance(value, MutableMapping):
+            set_values(value, stored, f"{above}{key}.")
+        elif isinstance(value, Value):
+            state[key] = stored[f"{above}{key}"]
+
+
+def _leaves(state: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _pieces(name: str, value: Any) -> Iterator[Piece]:
+    if isinstance(value, Fragment):
+        yield Piece(name, (value.numel,), value.start, value.local.detach(), name)
+        return
+    local, start, shape = value, 0, tuple(value.shape)
+    if isinstance(value, DTensor):
+        if not all(isinstance(p, Replicate) or (type(p) is Shard and p.dim == 0) for p in value.placements):
+            raise ValueError(f"{name} is placed as {value.placements}; checkpoints store what is cut into rows")
+        local = value.to_local()
+        start = first_row(value) * math.prod(shape[1:]) if local.numel() else 0
+    inner = getattr(local, "tensor_attrs", None)
+    if inner is None:
+        yield Piece(name, shape, start, _flat(name, local), name)
+    elif inner == ["codes", "scale", "qmap"]:
+        yield from _quantised(name, shape, start, local)
+    else:
+        raise ValueError(f"{name} is a {type(local).__name__}, which checkpoints do not know")
+
+
+def _quantised(name: str, shape: tuple[int, ...], start: int, local: Any) -> Iterator[Piece]:
+    """torchao's 8-bit moments: a byte per element, a scale per block of them, and the table that bytes look up."""
+    yield Piece(f"{name}.codes", shape, start, _flat(name, local.codes), name)
+    blocks, size = local.scale.numel(), local.block_size
+    if start % size:  # no other cut has these blocks: only ranks that cut here can read them
+        yield Piece(f"{name}.scale@{start}", (blocks,), 0, _flat(name, local.scale), None)
+    else:
+        total = -(-math.prod(shape) // size)
+        yield Piece(f"{name}.scale", (total,), start // size, _flat(name, local.scale), None)
+    yield Piece(f"{name}.qmap", tuple(local.qmap.shape), 0, _flat(name, local.qmap), None)
+
+
+def _flat(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous: what is loaded would not reach it")
+    return tensor.detach().view(-1)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from .. import remote_code
+from ..dist.failure import storage_error
 from ..errors import CheckpointError
 from ..rope import hf as rope_hf
 from ..rope.frequencies import RopeTable
@@ -54,12 +56,38 @@ def write_model(
 
     Raises:
         CheckpointError: the reloaded model has other weights, another RoPE table or other logits.
+        StorageError: it could not be written.
     """
     aside = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(aside, ignore_errors=True)
     exported = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    _save(aside, model, exported, tokenizer, dtype)
-    reloaded = AutoModelForCausalLM.from_pretrained(aside, dtype=dtype, attn_implementation="sdpa").eval()
+    try:
+        _save(aside, model, exported, tokenizer, dtype)
+        _compare(aside, model, exported, dtype, table, probe_logits, compute_dtype)
+        aside.rename(folder)
+    except BaseException as error:
+        told = None
+        if isinstance(error, Exception):  # before the space is given back
+            told = storage_error(error, aside, sum(tensor.nbytes for tensor in exported.values()))
+        shutil.rmtree(aside, ignore_errors=True)
+        if told is not None:
+            raise told from error
+        raise
+
+
+def _compare(
+    aside: Path,
+    model: PreTrainedModel,
+    exported: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    table: RopeTable,
+    probe_logits: torch.Tensor,
+    compute_dtype: torch.dtype,
+) -> None:
+    trust = remote_code.flag(model.config)
+    reloaded = AutoModelForCausalLM.from_pretrained(
+        aside, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
+    ).eval()
     rope_hf.verify_tables(reloaded, table)
     _compare_weights(exported, reloaded.state_dict())
     input_ids, position_ids = probe(model.config.vocab_size, model.config.max_position_embeddings)
@@ -68,7 +96,6 @@ def write_model(
         mask = torch.ones_like(input_ids)
         got = reloaded(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
     _compare_logits(probe_logits, got.float(), LOGITS_TOLERANCE[compute_dtype])
-    aside.rename(folder)
 
 
 def _compare_weights(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> None:

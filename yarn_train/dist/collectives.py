@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from ..errors import YarnTrainError
+from .failure import explained
+
+T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
 
 
@@ -22,10 +27,15 @@ def sum_scalar(value: torch.Tensor) -> torch.Tensor:
 
 def max_int(value: int, device: torch.device) -> int:
     """Largest value of an integer over all ranks."""
-    tensor = torch.tensor(value, dtype=torch.int64, device=device)
+    return max_ints([value], device)[0]
+
+
+def max_ints(values: Sequence[int], device: torch.device) -> list[int]:
+    """Largest value over all ranks of each of several integers, in one collective."""
+    tensor = torch.tensor([int(value) for value in values], dtype=torch.int64, device=device)
     if dist.get_world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor.item())
+    return [int(value) for value in tensor.tolist()]
 
 
 def barrier() -> None:
@@ -34,10 +44,27 @@ def barrier() -> None:
         dist.barrier()
 
 
-def wait_for_main() -> None:
-    """Wait until every rank is here, for hours if need be: rank 0 writes, reads back and compares a large model."""
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` gives on rank 0 (a small picklable object), on every rank; the others wait for hours if need be.
+
+    Raises:
+        YarnTrainError: what `work` raised, or what its error of the storage means; the same on every rank.
+    """
+    result, told = None, None
+    if dist.get_rank() == 0:
+        try:
+            result = work()
+        except Exception as error:
+            told = explained(error)
+            if not isinstance(told, YarnTrainError):
+                raise  # a bug: the others lose this rank, and say so
     if dist.get_world_size() > 1:
-        dist.barrier(group=_patient_group(dist.group.WORLD))
+        box: list[Any] = [result, told]
+        dist.broadcast_object_list(box, src=0, group=_patient_group(dist.group.WORLD))
+        result, told = box
+    if told is not None:
+        raise told
+    return result  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1)

@@ -1,9 +1,8 @@
-"""Process-group life cycle, ranks, seeds and devices; the only reader of environment variables in the package."""
+"""Process-group life cycle, ranks, seeds and devices."""
 
 from __future__ import annotations
 
 import gc
-import os
 import random
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +11,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-INIT_TIMEOUT = timedelta(minutes=10)  # a dead rank must cost minutes, not the 11 days of an "infinite" timeout
+from . import environment
+from .failure import WHILE_MEETING, explained
+
+TIMEOUT = 600.0  # seconds; a dead rank must cost minutes, not the 11 days of an "infinite" timeout
 
 
 @dataclass(frozen=True)
@@ -30,67 +32,63 @@ class Runtime:
         return self.rank == 0
 
 
-def world_size() -> int:
-    """Number of processes the launcher started (1 without torchrun); known before any process group exists."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_world_size() -> int:
-    """Number of processes the launcher started on this machine (1 without torchrun)."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """This process's global rank (0 without torchrun); known before any process group exists."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def under_torchrun() -> bool:
-    """Whether a launcher such as torchrun started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def device() -> torch.device:
     """The device this process computes on: its local rank's GPU, or the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", environment.local_rank())
     return torch.device("cpu")
 
 
-def announce() -> None:
-    """Set what DeepSpeed reads where no launcher did: the local rank, the processes of this host, the device's type.
-
-    Without them it asserts, counts NUMA nodes with a subprocess per reduction, or warns while it guesses the device.
-    """
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("DS_ACCELERATOR", device().type)
-
-
-def start() -> Runtime:
+def start(timeout: float = TIMEOUT) -> Runtime:
     """Join the process group (NCCL on GPUs, gloo on CPU); a lone process gets a group of one without any network.
 
     Called again in the same process (a multirun's next job) it returns the group that exists.
+
+    Args:
+        timeout: seconds that a collective waits for the other ranks.
+
+    Raises:
+        RanksLost: not all of them came in that time.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = environment.local_rank()
     place = device()
     cuda = place.type == "cuda"
     if cuda:
         torch.cuda.set_device(place)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        if under_torchrun():
-            dist.init_process_group(backend, timeout=INIT_TIMEOUT)
+        if environment.under_launcher():
+            try:
+                _join(backend, timedelta(seconds=timeout))
+            except Exception as error:
+                raise explained(error, WHILE_MEETING) from error
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    if _torchrun_single_thread():
-        torch.set_num_threads(max(1, usable_cores() // local_world_size()))
+    if not cuda and environment.single_thread_by_torchrun():
+        torch.set_num_threads(max(1, environment.usable_cores() // environment.local_world_size()))
     return Runtime(dist.get_rank(), local_rank, dist.get_world_size(), place)
 
 
-def _torchrun_single_thread() -> bool:
-    """torchrun sets OMP_NUM_THREADS=1 when nobody chose a value; on CPU that would idle every other core."""
-    return under_torchrun() and not torch.cuda.is_available() and os.environ.get("OMP_NUM_THREADS") == "1"
+def _join(backend: str, timeout: timedelta) -> None:
+    """Meet the other ranks where the launcher says.
+
+    Workers that the agent starts again meet in the store of those that failed, and would connect to their addresses:
+    they get a part of it that is theirs alone.
+    """
+    attempt, served = environment.restart(), environment.store_of_agent()
+    if not (attempt and served):
+        dist.init_process_group(backend, timeout=timeout)
+        return
+    host, port, _ = environment.meeting_point()
+    rank, world_size = environment.rank(), environment.world_size()
+    store = dist.TCPStore(host, port, world_size, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"yarn_train/restart{attempt}", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
 
 
 def stop() -> None:
@@ -104,11 +102,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on (respects affinity masks and most containers)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_everything(seed: int) -> None:

@@ -26,13 +26,31 @@ class Engine(Protocol):
         """Add this micro-batch's gradients of loss_sum / global_tokens."""
 
     def step(self, lr: float) -> torch.Tensor:
-        """Clip by the global norm, update with learning rate `lr`, zero gradients; returns the norm before clipping."""
+        """Clip by the global norm, update with learning rate `lr`, zero gradients; returns the norm before clipping.
+
+        Where that norm is not finite, nothing is updated and the optimizer counts no step.
+        """
+
+    def skip(self) -> None:
+        """Drop the gradients; nothing is updated and the optimizer counts no step."""
+
+    def weights_finite(self) -> bool:
+        """Whether no weight that this rank keeps is infinite or NaN; not collective."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Sharded model and optimizer state, in the form torch.distributed.checkpoint saves and loads in place."""
+        """What this rank keeps of weights and optimizer, for the checkpoint to save, and to load into in place.
+
+        The same in every engine: `weights`, `exp_avg` and `exp_avg_sq`, each by the parameter's name in the module (a
+        tied one once, under its first name), and `step`, int64: AdamW's count of every parameter, by sorted name.
+        Persistent buffers are not in it: training leaves them as they are built.
+        """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what torch.distributed.checkpoint loaded into :meth:`state_dict`'s tensors."""
+        """Take over what was loaded into :meth:`state_dict`'s tensors.
+
+        Raises:
+            CheckpointError: this engine cannot keep it.
+        """
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Complete fp32 weights on the CPU of rank 0 (an empty dict elsewhere), named as transformers names them."""

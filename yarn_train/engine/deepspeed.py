@@ -2,7 +2,7 @@
 
 fp32 masters of the weights as they were loaded (DeepSpeed alone makes them from the weights it has already rounded to
 bfloat16), gradients summed and accumulated in fp32, one clip by the global norm, the learning rate set at every step.
-Checkpoints go through torch.distributed.checkpoint like everybody else's; DeepSpeed's files are not used.
+Checkpoints are those of every engine; DeepSpeed's files are not used.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from torch.optim import AdamW
 
 from ..checkpoint.fragments import Fragment
 from ..config import Config
-from ..dist import runtime
+from ..dist import environment, runtime
 from ..dist.mesh import Mesh
-from ..errors import ConfigError, problem
+from ..errors import CheckpointError, ConfigError, problem
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES
 from ..model.weights import WeightFiles
 from ..optim.adamw import parameter_groups, set_lr
-from .deepspeed_gradients import full_gradients
+from ..optim.state import MOMENTS, counts
+from .deepspeed_gradients import forget_gradients, full_gradients
 from .deepspeed_settings import settings, unsupported
-from .deepspeed_shards import MOMENTS, Shard, materialize_moments, refresh_compute_weights, shards
+from .deepspeed_shards import Shard, materialize_moments, refresh_compute_weights, shards
+from .finite import all_finite
 from .fsdp2 import PREFIX
 
 Read = Callable[[str, int, int], Tensor]
@@ -76,9 +78,11 @@ class DeepSpeedEngine:
         self.shards = list(shards(self._named, self._optimizer, mesh.device_mesh.get_rank()))
         materialize_moments(self.adamw, list({id(shard.flat): shard.flat for shard in self.shards}.values()))
         self._norm = torch.zeros(())
-        if self.stage == 0:
-            self.adamw.register_step_pre_hook(self._clip)
-        else:
+        self._skipping = False
+        # Weakly: DeepSpeed's globals hold the optimizer until this engine, when it is dropped, takes it out of them.
+        before_update = weakref.WeakMethod(self._before_update)
+        self.adamw.register_step_pre_hook(lambda *of_step: cast(Any, before_update())(*of_step))
+        if self.stage != 0:
             weakref.finalize(self, _release, library, self.zero).atexit = False
         if cfg.model.dtype == "bfloat16" and not skeleton:
             self.write_masters(lambda name, start, stop: loaded[name].reshape(-1)[start:stop])
@@ -100,24 +104,39 @@ class DeepSpeedEngine:
     def step(self, lr: float) -> Tensor:
         """As the protocol says; a gradient that is not finite leaves the weights as they are and returns inf."""
         set_lr(self.adamw, lr)
-        self.zero.step()
+        self._step()
         norm = self._norm if self.stage == 0 else self.zero.get_global_grad_norm()
         return torch.as_tensor(norm, dtype=torch.float32, device=self.zero.device)
 
+    def skip(self) -> None:
+        """Step with an update that does nothing: only DeepSpeed's own step clears all places that hold gradients."""
+        self._skipping = True
+        self._step()
+        self._skipping = False
+
+    def weights_finite(self) -> bool:
+        return all_finite(shard.master for shard in self.shards)
+
     def state_dict(self) -> dict[str, Any]:
-        """Masters, both moments and the step count, by parameter name, in place; see ``checkpoint.fragments``."""
-        state: dict[str, Any] = {"master": {}, **{key: {} for key in MOMENTS}}
+        """In place; see ``checkpoint.fragments``."""
+        state: dict[str, Any] = {"weights": {}, **{key: {} for key in MOMENTS}}
         for shard in self.shards:
-            tensors = {"master": shard.master, **{key: shard.of(self.adamw.state[shard.flat][key]) for key in MOMENTS}}
+            tensors = {"weights": shard.master, **{key: shard.of(self.adamw.state[shard.flat][key]) for key in MOMENTS}}
             for key, tensor in tensors.items():
                 state[key][shard.name] = Fragment(tensor, shard.start, shard.numel)
-        steps = [values["step"] for values in self.adamw.state.values()]
-        state["step"] = steps[0].detach().cpu().clone()
+        by_name = sorted(self.shards, key=lambda shard: shard.name)
+        state["step"] = counts([self.adamw.state[shard.flat] for shard in by_name])
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        steps = set(state["step"].tolist())
+        if len(steps) > 1:
+            raise CheckpointError(
+                f"the checkpoint's parameters were updated {min(steps)} to {max(steps)} times, which DeepSpeed, that "
+                "counts for all of them, cannot go on from: continue with engine.name=fsdp2"
+            )
         for values in self.adamw.state.values():
-            values["step"].fill_(state["step"].item())
+            values["step"].fill_(*steps)
         refresh_compute_weights(self._optimizer)
 
     @torch.no_grad()
@@ -150,9 +169,21 @@ class DeepSpeedEngine:
         dist.reduce(whole.view(torch.int32), dst=0)  # of disjoint pieces, as integers: a sum of floats would lose -0.0
         return whole.cpu().view(shard.shape) if dist.get_rank() == 0 else None
 
-    def _clip(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Stage 0, before the update: the gradients are reduced by now."""
-        self._norm = clip_grad_norm_(self.zero.module.parameters(), self.max_norm)
+    def _step(self) -> None:
+        self.zero.step()
+        if self.stage in (1, 2):
+            forget_gradients(self._optimizer)
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Gradients are reduced by now. AdamW's fused kernel changes nothing, its count included, if told `found_inf`.
+
+        From stage 1 on DeepSpeed clips, and never gets here with a norm that is not finite.
+        """
+        bad = torch.ones((), device=self.zero.device) if self._skipping else None
+        if self.stage == 0:
+            self._norm = clip_grad_norm_(self.zero.module.parameters(), self.max_norm)
+            bad = self._norm.isfinite().logical_not().float() if bad is None else bad
+        optimizer.found_inf = bad  # type: ignore[attr-defined]
 
 
 def missing(cfg: Config) -> list[str]:
@@ -165,7 +196,7 @@ def missing(cfg: Config) -> list[str]:
 
 def _library() -> Any:
     """Import DeepSpeed; only here, so that nobody without it pays."""
-    runtime.announce()
+    environment.announce(runtime.device().type)
     # DeepSpeed's calls of collectives that torch 2.13 renamed: one warning per place and rank, none of them ours.
     warnings.filterwarnings("ignore", message="`torch.distributed.*` is deprecated", category=FutureWarning)
     import deepspeed

@@ -1,4 +1,4 @@
-"""Complete gradients between backward and step, for inspection: every stage keeps them elsewhere until it steps."""
+"""Gradients between backward and step: every stage keeps them elsewhere until it steps."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def full_gradients(named: dict[str, Any], optimizer: Any, stage: int) -> dict[st
         return gradients
     optimizer.finalize_gradient_accumulation_boundary()  # with offload: copies them to the host; step() does so again
     return {name: _detached(optimizer.get_fp32_grad_for_param(parameter)) for name, parameter in named.items()}
+
+
+def forget_gradients(optimizer: Any) -> None:
+    """After a step that updated nothing: stages 1 and 2 with offload keep the bad gradients and add the next to them.
+
+    Seen in DeepSpeed 0.19.8; everywhere else its step clears them itself.
+    """
+    kept = getattr(optimizer, "averaged_gradients", {})
+    for group in kept if getattr(optimizer, "overflow", False) else ():
+        kept[group] = None
 
 
 def _accumulated(parameter: Any) -> Tensor | None:

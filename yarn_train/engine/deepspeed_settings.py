@@ -47,7 +47,7 @@ def settings(cfg: Config, largest_vector: int) -> dict[str, Any]:
         "gradient_allreduce_op": "mean" if stage == 3 else "sum",
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
-        "bf16": {"enabled": cfg.model.dtype == "bfloat16"},
+        "bf16": {"enabled": cfg.model.dtype == "bfloat16", "check_grad_overflow": True},
         # Stage 0 clips by a function that does not tell the norm; DeepSpeedEngine does it there.
         "gradient_clipping": cfg.optim.grad_clip if stage else 0.0,
         "zero_force_ds_cpu_optimizer": False,

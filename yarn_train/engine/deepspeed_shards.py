@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from ..optim.state import MOMENTS
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from ..config import Config
@@ -20,6 +16,8 @@ from ..dist.mesh import Mesh
 from ..model.causal_lm import CausalLM
 from ..model.weights import WeightFiles, fill, materialize
 from ..optim.adamw import build_adamw, set_lr
+from ..optim.state import MOMENTS, counts, materialize_state, set_counts
+from .finite import agreed, all_finite, is_finite
 
 PREFIX = "model."  # CausalLM holds the transformers model under this name
 
@@ -32,8 +30,10 @@ class FSDP2Engine:
         home = "cpu" if cfg.engine.offload == "all" else mesh.device_type
         materialize(module, torch.device(home))
         self.optimizer = build_adamw(module, cfg.optim, host_moments=cfg.engine.offload == "optimizer")
+        materialize_state(self.optimizer)
         self.max_norm = cfg.optim.grad_clip
         self.shards = mesh.sharding.get_group(mesh.sharding.ndim - 1)  # the ranks of one copy
+        self.copies = mesh.sharding.get_group(0) if mesh.sharding.ndim > 1 else None  # those with the same shard
 
     def read_weights(self, files: WeightFiles) -> None:
         fill(self.module.model, files)
@@ -44,26 +44,48 @@ class FSDP2Engine:
     def step(self, lr: float) -> torch.Tensor:
         gradients = [local(p.grad) for p in self.module.parameters() if p.grad is not None]
         norm = global_norm(gradients, self.shards)
-        torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
-        set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.copies is not None:
+            norm = agreed(norm, self.copies)
+        if is_finite(norm):
+            torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+            set_lr(self.optimizer, lr)
+            self.optimizer.step()
+        self.skip()
         return norm
 
+    def skip(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def weights_finite(self) -> bool:
+        return all_finite(local(p.detach()) for p in self._parameters().values())
+
     def state_dict(self) -> dict[str, Any]:
-        """Without the optimizer's options: those come from the configuration, and differ between its variants."""
-        model, optimizer = get_state_dict(self.module, self.optimizer)
-        return {"model": model, "optimizer": optimizer["state"]}
+        parameters = self._parameters()
+        states = {name: self.optimizer.state[p] for name, p in parameters.items() if p.requires_grad}
+        return {
+            "weights": {name: p.detach() for name, p in parameters.items()},
+            **{key: {name: state[key] for name, state in states.items()} for key in MOMENTS},
+            "step": counts(self._states()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        _, optimizer = get_state_dict(self.module, self.optimizer)
-        loaded = {**optimizer, "state": state["optimizer"]}
-        set_state_dict(self.module, self.optimizer, model_state_dict=state["model"], optim_state_dict=loaded)
+        set_counts(self._states(), state["step"])
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.module, options=options)
         return {n.removeprefix(PREFIX): tensor for n, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """This rank's shards by name, a tied parameter once; state_dict() frees what FSDP2 still holds gathered."""
+        first: dict[int, str] = {}
+        saved = self.module.state_dict(keep_vars=True)
+        found = {name: p for name, p in saved.items() if isinstance(p, nn.Parameter)}
+        return {name: p for name, p in found.items() if first.setdefault(id(p), name) == name}
+
+    def _states(self) -> list[dict[str, torch.Tensor]]:
+        """The optimizer's, in the order of their parameters' names."""
+        return [self.optimizer.state[p] for _, p in sorted(self._parameters().items()) if p.requires_grad]
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-MOMENTS = {"exp_avg", "exp_avg_sq"}
-
 
 class HostMomentsAdamW(Optimizer):
     """Decoupled weight decay as in ``torch.optim.AdamW``; state names and shapes are the same."""
@@ -33,7 +31,7 @@ class HostMomentsAdamW(Optimizer):
         work = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for p, _ in work:
             if not self.state[p]:
-                self._init_state(p)
+                self.state[p] = self.fresh_state(p)
         arriving = self._arrive(work[0][0]) if work else None
         for number, (p, group) in enumerate(work):
             moments = arriving
@@ -43,18 +41,9 @@ class HostMomentsAdamW(Optimizer):
         if self._streams is not None:
             self._streams[1].synchronize()  # whoever reads the state next, a checkpoint say, must find it at home
 
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state; torch would move the moments to their parameters' device, for good."""
-        super().load_state_dict(state_dict)
-        for p, state in self.state.items():
-            for key in MOMENTS & state.keys():
-                home = _host_zeros(p)
-                _local(home).copy_(_local(state[key]))
-                state[key] = home
-
-    def _init_state(self, p: Tensor) -> None:
-        self.state[p] = {
+    def fresh_state(self, p: Tensor) -> dict[str, Tensor]:
+        """What a parameter starts with: zeros, the moments in host memory."""
+        return {
             "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": _host_zeros(p),
             "exp_avg_sq": _host_zeros(p),

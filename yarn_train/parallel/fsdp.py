@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from transformers import PreTrainedModel
 
 from ..config import EngineConfig
 from ..model.causal_lm import CausalLM
@@ -40,6 +41,19 @@ def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype, cfg: E
     if cfg.prefetch > 1:
         _prefetch(blocks, cfg.prefetch)
     return root
+
+
+def shard_decoder(model: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Shard a model that is only evaluated, in place: blocks, and the embedding and final norm with the decoder.
+
+    Decoder and output head may then be called on their own, as an evaluation does that never builds all logits. The
+    head stays whole on every rank (and the embedding that is tied to it): gathered for every few thousand logits it
+    would cost more than it saves. Parameters keep their dtype, and may be on meta.
+    """
+    module, whole = CausalLM(model), set(model.get_output_embeddings().parameters())
+    for block in module.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(module.decoder, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
 def _prefetch(blocks: Sequence[FSDPModule], ahead: int) -> None:

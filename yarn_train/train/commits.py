@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ..config import DataConfig
+from ..config import DataConfig, parts_of
 from ..data.sources import pinned
 from .run_folder import write_json
 
@@ -34,7 +34,7 @@ class Commits:
         ask = data.cache is None
         if data.source != "mixture":
             return dataclasses.replace(data, revision=self._commit(data, ask))
-        commits = {part.name: self._commit(part.data, ask) for part in data.parts}
+        commits = {part.name: self._commit(part.data, ask) for part in parts_of(data)}
         mixture = {name: {**data.mixture[name], "revision": commit} for name, commit in commits.items() if commit}
         return dataclasses.replace(data, mixture={**data.mixture, **mixture})
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
 from ..checkpoint import hf_export
+from ..console.banner import Row
 from ..data.batch import unlabelled
 from ..data.stream import Part
-from ..dist.collectives import barrier, wait_for_main
+from ..dist.collectives import on_main
+from ..dist.heartbeat import heartbeat
 from ..dist.runtime import Runtime, free_memory
+from ..metrics.tracking import Trackers
 from ..model.load import DTYPES
 from ..rope import hf as rope_hf
 from ..stages import Stage
 from . import run_folder
+from .introduction import Introduction
 from .loop import Trainer, fit
+from .overview import Outlook
+from .phases import phases
+from .rescale import rescale
 from .setup import Say, build_trainer
 
 
@@ -29,6 +36,9 @@ def run_stages(
     prepared: Callable[[Stage], Sequence[Part]],
     runtime: Runtime,
     say: Say,
+    head: Sequence[Row] = (),
+    planned: Mapping[str, float] | None = None,
+    trackers: Trackers | None = None,
 ) -> bool:
     """Train every stage that is not finished, each from the weights of the one before it.
 
@@ -37,17 +47,24 @@ def run_stages(
         base: unscaled config of model.path.
         first_weights: model folder or hub id stage 1 starts from; None builds random weights.
         prepared: the prepared sources of a stage's data.
+        head: what is to be told of the run as a whole, before its first stage.
+        planned: stage name -> seconds of a step, as far as there is a plan for this machine.
+        trackers: the run's; on the other ranks none.
 
     Returns:
         False when ``train.stop_after`` stopped a stage before its end.
     """
-    weights = first_weights
+    weights, introduced = first_weights, Introduction(stages, head, planned or {}, say)
     for stage in stages:
         if stage.finished:
             say(f"stage {stage.folder.name}: already complete, not run again")
+        elif not stage.trains:
+            assert weights is not None  # the options' rules refuse random ones
+            rescale(stage, base, tokenizer, weights)
+            say(f"stage {stage.folder.name}: train.steps=0, so {weights} with another RoPE; exported and compared")
         else:
-            say(f"stage {stage.folder.name}: starts from {weights or 'random weights'}")
-            if not run_stage(stage, base, tokenizer, weights, prepared(stage), runtime, say):
+            say(f"starting: stage {stage.folder.name} from {weights or 'random weights'}")
+            if not run_stage(stage, base, tokenizer, weights, prepared(stage), runtime, say, introduced, trackers):
                 return False
             free_memory()  # two stages' models never share a device
         weights = str(stage.model_folder)
@@ -62,20 +79,28 @@ def run_stage(
     data: Sequence[Part],
     runtime: Runtime,
     say: Say,
+    introduced: Introduction,
+    trackers: Trackers | None = None,
 ) -> bool:
     """Train one stage to its end and export its model; False when ``train.stop_after`` stopped it earlier."""
+    heartbeat.at("load")
+    on_main(lambda: run_folder.freeze_config(stage.folder, stage.cfg))
+    outlook = introduced.outlook(stage) if runtime.is_main else Outlook()
+    trainer = build_trainer(stage, base, weights, data, runtime, say, outlook)
     if runtime.is_main:
-        run_folder.freeze_config(stage.folder, stage.cfg)
-    barrier()
-    trainer = build_trainer(stage, base, weights, data, runtime, say)
+        run_folder.stage_began(stage.folder.parent, stage.folder.name, trainer.state.step)
+        introduced.show(stage, trainer.facts)
+        if trackers is not None:
+            trainer.sinks.sinks.append(trackers.stage(stage.folder.name, trainer.state.step))
     try:
-        done = fit(trainer)
+        with phases.timed("train"):
+            done = fit(trainer)
     finally:
         trainer.sinks.close()
     if done:
         export(trainer, stage, base, tokenizer, say)
     else:
-        say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command resumes")
+        say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command without it resumes")
     return done
 
 
@@ -84,13 +109,15 @@ def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: An
     module, runtime = trainer.engine.module, trainer.runtime
     config = module.model.config
     input_ids, position_ids = hf_export.probe(config.vocab_size, config.max_position_embeddings)
+    heartbeat.at("gather the model", trainer.state.step)
     module.eval()
     with torch.no_grad():
         part = trainer.context.shard(unlabelled(input_ids, position_ids)).to(runtime.device)
         logits = trainer.context.gather(module(part.input_ids, part.position_ids), input_ids.shape[1]).float().cpu()
     weights = trainer.engine.full_weights()
-    if runtime.is_main:
-        hf_export.write_model(
+    heartbeat.at("export", trainer.state.step)
+    on_main(
+        lambda: hf_export.write_model(
             stage.model_folder,
             module.model,
             weights,
@@ -100,5 +127,5 @@ def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: An
             probe_logits=logits,
             compute_dtype=DTYPES[stage.cfg.model.dtype],
         )
-    wait_for_main()
+    )
     say(f"exported {stage.model_folder}: reloaded in plain transformers, same weights, RoPE table and logits")

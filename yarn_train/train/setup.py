@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from transformers import PretrainedConfig
 
 from ..checkpoint.manager import CheckpointManager
-from ..checkpoint.state import TrainState, refuse_other_data
+from ..checkpoint.state import TrainState
 from ..config import Config, accumulation_steps
+from ..console.banner import Row
 from ..data.loader import Loader
 from ..data.stream import Part, SourceState, Stream, open_stream
 from ..dist.collectives import from_all
+from ..dist.deterministic import seed_shard
 from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, seed_everything
 from ..engine.base import Engine
 from ..engine.deepspeed import DeepSpeedEngine
 from ..engine.fsdp2 import FSDP2Engine
 from ..errors import DataError, problem
-from ..metrics.sinks import ConsoleSink, Epoch, FanOut, JsonlSink
+from ..metrics import pace
+from ..metrics.console import ConsoleSink, Epoch
+from ..metrics.sinks import FanOut, JsonlSink
 from ..model import flops
 from ..model.attention import Kernel, choose_kernel
 from ..model.causal_lm import CausalLM
-from ..model.load import DTYPES, build_model, build_skeleton, streamable
+from ..model.load import DTYPES, build_model, build_streaming
 from ..model.weights import WeightFiles, move_buffers
 from ..parallel.context import ContextParallel
 from ..parallel.plan import parallelize
 from ..rope import hf as rope_hf
 from ..stages import Stage
+from . import overview
 from .loop import Trainer
+from .overview import Expected, Outlook
+from .resume import check_resume, continued, resume_line
 
 Say = Callable[[str], None]
 ENGINES: dict[str, Callable[[CausalLM, Config, Mesh], Engine]] = {"fsdp2": FSDP2Engine, "deepspeed": DeepSpeedEngine}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model before it was sharded: matmul parameters, all parameters, and what was done to it, in lines."""
+
+    matmul: int
+    parameters: int
+    done: list[str]
 
 
 def build_trainer(
@@ -43,6 +60,7 @@ def build_trainer(
     data: Sequence[Part],
     runtime: Runtime,
     say: Say,
+    outlook: Outlook,
 ) -> Trainer:
     """Model, engine, data and checkpoints of one stage, resumed from its newest checkpoint if there is one.
 
@@ -51,9 +69,10 @@ def build_trainer(
         weights: model folder or hub id of the first weights; None builds them at random.
         data: prepared sources.
         say: prints a line on the main process.
+        outlook: what is known of the time that the stage takes, and of what comes after it.
 
     Raises:
-        CheckpointError: the checkpoint to resume from was trained on other data; found before weights load.
+        CheckpointError: the checkpoint to resume from does not fit this data or schedule; found before weights load.
         DataError: ranks hold different data.
     """
     cfg = stage.cfg
@@ -62,35 +81,29 @@ def build_trainer(
     refuse_unequal_data(stream, data)
     if cfg.data.document_mask == "block":
         refuse_unmarked(stream)
-    checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint.keep, runtime)
+    checkpoints = CheckpointManager(stage.folder / "checkpoints", cfg.checkpoint, runtime, say)
     newest = checkpoints.newest()
     if newest is not None:
-        refuse_other_data(newest, stream.state(0))
+        check_resume(newest, cfg, stream, say)
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
     kernel = context.attention(choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
-    say(f"attention: {kernel.name} ({kernel.reason})")
-    engine, matmul = build_engine(cfg, base, weights, kernel, mesh, runtime.device, say)
+    engine, size = build_engine(cfg, base, weights, kernel, mesh, runtime.device)
+    seed_shard(cfg.run.seed, mesh.sharding.get_local_rank(mesh.sharding.ndim - 1))
     module = engine.module
     table = rope_hf.table_for(base, cfg.rope)
     rope_hf.verify_tables(module.model, table)
-    say(rope_line(stage, base))
-    state = TrainState(0, 0, 0, cfg.run.seed, runtime.world_size, stream.state(0))
+    accumulation = accumulation_steps(cfg, runtime.world_size)
+    state = TrainState(0, 0, 0, cfg.run.seed, runtime.world_size, stream.state(0), accumulation)
+    resumed, expected = None, outlook.expected
     if newest is not None:
-        state = checkpoints.load(engine, newest)
+        stored = checkpoints.load(engine, newest)
         rope_hf.verify_tables(module.model, table)
-        say(f"resumed from {newest} at step {state.step}")
-    loader = Loader(
-        stream,
-        global_batch_size=cfg.train.global_batch_size,
-        micro_batch_size=cfg.train.micro_batch_size,
-        rank=mesh.data_rank,
-        ranks=mesh.data_size,
-        document_mask=cfg.data.document_mask == "block",
-    )
-    say(batch_line(stage, runtime.world_size, len(stream)))
-    if len(stream.sources) > 1:
-        say(mixture_line(stream, cfg.train.steps * cfg.train.global_batch_size))
+        state = continued(stored, state)
+        resumed = resume_line(newest, stored, state)
+        expected = last_pace(stage, stored, state) or expected
+        checkpoints.remove_old()
+    loader = make_loader(cfg, stream, mesh)
     config = module.model.config
     width = config.num_attention_heads * flops.head_dim(config)
     return Trainer(
@@ -101,11 +114,32 @@ def build_trainer(
         context=context,
         loader=loader,
         checkpoints=checkpoints,
-        sinks=_sinks(stage, runtime, state.step, stream.epochs(state.samples)),
+        sinks=_sinks(stage, runtime, state.step, stream.epochs(state.samples), outlook.then),
         state=state,
-        flops_per_token=partial(flops.flops_per_token, matmul, config.num_hidden_layers, width),
+        flops_per_token=partial(flops.flops_per_token, size.matmul, config.num_hidden_layers, width),
         peak_flops=flops.peak_flops(runtime.device),
+        facts=[
+            overview.model_row(cfg.model.path, base, size.parameters, overview.original_length(cfg, base)),
+            overview.start_row(weights, resumed),
+            overview.rope_row(stage, base),
+            *overview.data_rows(stage, stream, [part.folder for part in data]),
+            overview.batch_row(stage, state, len(stream)),
+            overview.optimizer_row(cfg),
+            overview.ranks_row(cfg, base, runtime.world_size, str(runtime.device)),
+            *overview.built_rows(size.done),
+            Row("attention", f"{kernel.name} ({kernel.reason})"),
+            overview.checkpoints_row(stage),
+            overview.time_row(cfg.train.steps - state.step, expected),
+        ],
     )
+
+
+def last_pace(stage: Stage, stored: TrainState, now: TrainState) -> Expected:
+    """How fast the stage's last start was, where it had as many ranks and the same batches."""
+    if (stored.world_size, stored.accumulation) != (now.world_size, now.accumulation):
+        return None
+    seconds = pace.of_file(stage.folder / "metrics.jsonl")
+    return None if seconds is None else (seconds, "as before")
 
 
 def refuse_unequal_data(stream: Stream, data: Sequence[Part]) -> None:
@@ -146,6 +180,18 @@ def make_mesh(cfg: Config, base: PretrainedConfig, runtime: Runtime) -> Mesh:
     return Mesh.create(runtime.device.type, runtime.world_size, cfg.parallel, ulysses)
 
 
+def make_loader(cfg: Config, stream: Stream, mesh: Mesh) -> Loader:
+    """What this rank reads of the stream."""
+    return Loader(
+        stream,
+        global_batch_size=cfg.train.global_batch_size,
+        micro_batch_size=cfg.train.micro_batch_size,
+        rank=mesh.data_rank,
+        ranks=mesh.data_size,
+        document_mask=cfg.data.document_mask == "block",
+    )
+
+
 def build_engine(
     cfg: Config,
     base: PretrainedConfig,
@@ -153,70 +199,36 @@ def build_engine(
     kernel: Kernel,
     mesh: Mesh,
     device: torch.device,
-    say: Say,
-) -> tuple[Engine, int]:
-    """The transformed, sharded model with its weights and optimizer, and its number of matmul parameters.
+) -> tuple[Engine, Built]:
+    """The transformed, sharded model with its weights and optimizer, and what is known of the model as a whole.
 
     Weights stream from their files into each rank's shards, where the files allow it.
     """
-    skeleton = build_skeleton(base, cfg.rope, kernel) if weights is not None else None
-    streams = skeleton is not None and weights is not None and streamable(skeleton, weights)
-    model = skeleton if skeleton is not None and streams else build_model(weights, base, cfg.rope, kernel)
+    if weights is None:
+        model, streams = build_model(None, base, cfg.rope, kernel), False
+    else:
+        model, streams = build_streaming(weights, base, cfg.rope, kernel)
     module = CausalLM(model, cfg.memory.loss)
-    matmul = flops.matmul_parameters(module)
+    matmul, parameters = flops.matmul_parameters(module), sum(p.numel() for p in module.parameters())
+    done = []
     if cfg.optim.state == "bfloat16":
         for parameter in module.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
     if weights is not None and not streams:
-        say("weights: renamed or merged by transformers while loading, so each rank holds all of them on the host")
+        done.append("weights renamed or merged by transformers while loading: each rank holds all of them on the host")
     if not streams and cfg.engine.name != "fsdp2" and cfg.engine.offload != "all":
         module.to(device)  # FSDP2 moves one block at a time, when it shards it
-    for line in parallelize(module, cfg, mesh):
-        say(line)
+    done += parallelize(module, cfg, mesh)
     move_buffers(module, device)
     engine: Engine = ENGINES[cfg.engine.name](module, cfg, mesh)
     if weights is not None and streams:
         with WeightFiles(weights) as files:
             engine.read_weights(files)
-    return engine, matmul
+    return engine, Built(matmul, parameters, done)
 
 
-def rope_line(stage: Stage, base: PretrainedConfig) -> str:
-    """One line that says what RoPE the stage trains with."""
-    rope = stage.cfg.rope
-    table = rope_hf.table_for(base, rope)
-    length = rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
-    return (
-        f"rope: {rope.method}, factor {rope.factor:g} x original {length} = {rope.factor * length:g} tokens, "
-        f"attention factor {table.attention_factor:.6f}; table verified in fp32 on every rank"
-    )
-
-
-def batch_line(stage: Stage, world_size: int, segments: int) -> str:
-    """One line of batch arithmetic."""
-    train, seq_len = stage.cfg.train, stage.cfg.data.seq_len
-    accumulation = accumulation_steps(stage.cfg, world_size)
-    tokens = train.global_batch_size * seq_len
-    context = stage.cfg.parallel.context
-    ranks = f"{world_size} rank(s)" if context == 1 else f"{world_size // context} group(s) of {context} ranks"
-    return (
-        f"batch: {train.global_batch_size} sequences x {seq_len} tokens = {tokens:,} per step = "
-        f"{train.micro_batch_size} x {accumulation} accumulation x {ranks}; "
-        f"{train.steps} steps = {tokens * train.steps:,} tokens of {segments * seq_len:,} prepared"
-    )
-
-
-def mixture_line(stream: Stream, samples: int) -> str:
-    """One line of what a stage of ``samples`` sequences reads from each source."""
-    passes = stream.epochs(samples)
-    assert isinstance(passes, dict)
-    shares = (f"{float(s.weight):.4g} {s.name} ({passes[s.name]:.2f} epochs)" for s in stream.sources)
-    return f"mixture: {' + '.join(shares)}"
-
-
-def _sinks(stage: Stage, runtime: Runtime, step: int, epoch: Epoch) -> FanOut:
+def _sinks(stage: Stage, runtime: Runtime, step: int, epoch: Epoch, then: str) -> FanOut:
     if not runtime.is_main:
         return FanOut([])
-    tokens_per_step = stage.cfg.train.global_batch_size * stage.cfg.data.seq_len
-    console = ConsoleSink(stage.folder.name, step, stage.cfg.train.steps, tokens_per_step, epoch)
+    console = ConsoleSink(stage.folder.name, step, stage.cfg.train.steps, stage.cfg.checkpoint.every, epoch, then)
     return FanOut([JsonlSink(stage.folder / "metrics.jsonl", step), console])
