@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,25 @@ TINY = (
 )
 
 
+def pytest_configure() -> None:
+    """A shell starts what is in its background with these ignored; tests send them to processes that inherit this."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked gpu, wherever they stand, skip themselves on a machine without one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untracked() -> Iterator[None]:
+    """Whoever is logged in to wandb: tests, and the processes they start, send nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +134,7 @@ def train(compose: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
     """train(folder, *overrides): what train.py does, in this process (one rank)."""
 
     def run(folder: Path, *overrides: str) -> Path:
-        typed = {text.split("=")[0].lstrip("+") for text in overrides}
+        typed = {text.split("=")[0].lstrip("+"): text for text in overrides}
         app.train(compose(*overrides), typed, folder)
         return folder
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 from support import ROOT, launch_command
 
-from yarn_train.config import DataConfig, RopeConfig
-from yarn_train.data.documents import read_all
-from yarn_train.data.sources import open_documents
-from yarn_train.data.tokenize import encode_document, load_tokenizer
-from yarn_train.eval.perplexity import choose_documents, score
+from yarn_train.config import DataConfig, EvalConfig, RopeConfig
+from yarn_train.data.tokenize import load_tokenizer
+from yarn_train.eval.documents import held_out
+from yarn_train.eval.perplexity.score import score
 from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, load_config
 
@@ -25,10 +24,8 @@ YARN = RopeConfig(method="yarn", factor=16.0)
 @pytest.fixture(scope="module")
 def texts() -> list[torch.Tensor]:
     """4352 tokens each of two held-out files of the standard library."""
-    tokenizer = load_tokenizer(BASE)
-    listed = open_documents(DataConfig(source="stdlib", held_out=0.1), "test")
-    encoded = ((name, encode_document(tokenizer, text)) for name, text in read_all(listed))
-    return [tokens[:4352] for _, tokens in choose_documents(encoded, 2, 4352)]
+    source = DataConfig(source="stdlib", held_out=0.1)
+    return [tokens for _, tokens in held_out(EvalConfig(documents=2), source, load_tokenizer(BASE), 4352, 4352)]
 
 
 def perplexity(texts: list[torch.Tensor], window: int, **rope: object) -> float:

@@ -8,7 +8,7 @@ import pytest
 from transformers import FalconConfig, LlamaConfig, StableLmConfig
 
 from yarn_train import app
-from yarn_train.dist import runtime as dist_runtime
+from yarn_train.dist import environment
 from yarn_train.errors import ConfigError
 from yarn_train.stages import resolve
 
@@ -27,7 +27,7 @@ from yarn_train.stages import resolve
 )
 def test_what_cannot_run_here_is_named_before_weights_load(compose, tiny_args, tmp_path, monkeypatch, options, named):
     ranks = 3
-    monkeypatch.setattr(dist_runtime, "world_size", lambda: ranks)
+    monkeypatch.setattr(environment, "world_size", lambda: ranks)
     installed = importlib.util.find_spec
     absent = {"torchao"} if "engine.zero_stage=0" in options else {"torchao", "deepspeed"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else installed(name, *a))

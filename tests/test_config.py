@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Iterator
@@ -35,6 +36,11 @@ def nested(**options: Any) -> dict[str, dict[str, Any]]:
         section, name = key.split("__")
         raw.setdefault(section, {})[name] = value
     return raw
+
+
+def one_of(section: str, field: Any, value: Any) -> Any:
+    """The value as the option takes it: a list's item in a list."""
+    return [value] if typing.get_origin(HINTS[section][field.name]) is list else value
 
 
 def problems_of(raw: dict[str, Any]) -> list[str]:
@@ -73,7 +79,7 @@ def test_a_configuration_is_frozen_and_shares_no_list_with_another() -> None:
         (nested(rope__alhpa=2), "rope.alhpa: unknown option; did you mean rope.alpha?"),
         (nested(train__warmup_steps=2), "train.warmup_steps: unknown option; did you mean schedule.warmup_steps?"),
         ({"ropes": {}}, "ropes: unknown option; did you mean rope?"),
-        (nested(run__xyzzyx=2), "run.xyzzyx: unknown option; see the options in yarn_train/config.py"),
+        (nested(run__xyzzyx=2), "run.xyzzyx: unknown option; see the options in yarn_train/options.py"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_one(raw: dict[str, Any], expected: str) -> None:
@@ -106,6 +112,13 @@ def test_a_wrong_type_says_what_it_got_and_what_is_allowed(key: str, value: Any,
     assert problem.startswith(f"{key}: got {value!r}; allowed: {allowed}; fix: ")
 
 
+@pytest.mark.parametrize(("key", "value"), [("eval.tasks", "passkey"), ("eval.windows", 4096), ("study.factors", 2)])
+def test_one_item_in_the_place_of_a_list_is_refused_with_what_to_write(key: str, value: Any) -> None:
+    section, name = key.split(".")
+    (problem,) = problems_of({section: {name: value}})
+    assert f"; fix: write a list, {key}=[{value}]; the option is: " in problem
+
+
 def test_a_value_in_the_place_of_a_section_is_refused() -> None:
     (problem,) = problems_of({"rope": "yarn"})
     assert problem.startswith("rope: got 'yarn'; allowed: a section of options")
@@ -117,7 +130,7 @@ CHOSEN = [(s, f) for s, f in FIELDS if f.metadata["choices"]]
 @pytest.mark.parametrize(("section", "field"), CHOSEN, ids=names(CHOSEN))
 def test_a_choice_outside_the_list_is_refused_with_the_nearest_one(section: str, field: Any) -> None:
     wrong = field.metadata["choices"][0] + "x"
-    (problem,) = problems_of({section: {field.name: wrong}})
+    (problem,) = problems_of({section: {field.name: one_of(section, field, wrong)}})
     assert problem.startswith(f"{section}.{field.name}: got {wrong!r}; allowed: ")
     assert all(choice in problem for choice in field.metadata["choices"])
     assert "did you mean" in problem
@@ -131,7 +144,7 @@ def test_a_value_below_its_bound_is_refused(section: str, field: Any) -> None:
     minimum, above = field.metadata["minimum"], field.metadata["above"]
     wrong = minimum - 1 if minimum is not None else above
     expected = f">= {minimum:g}" if minimum is not None else f"> {above:g}"
-    problems = problems_of({section: {field.name: wrong}})
+    problems = problems_of({section: {field.name: one_of(section, field, wrong)}})
     assert [p.split("; fix")[0] for p in problems] == [f"{section}.{field.name}: got {wrong!r}; allowed: {expected}"]
 
 
@@ -141,9 +154,8 @@ NUMERIC = [(s, f) for s, f in FIELDS if float in (HINTS[s][f.name], *typing.get_
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("section", "field"), NUMERIC, ids=names(NUMERIC))
 def test_a_number_that_is_not_finite_is_refused(section: str, field: Any, value: float) -> None:
-    wrong: Any = [value, 0.95] if field.name == "betas" else value
-    (problem,) = problems_of({section: {field.name: wrong}})
-    assert problem.startswith(f"{section}.{field.name}: got {wrong!r}; allowed: ")
+    (problem,) = problems_of({section: {field.name: one_of(section, field, value)}})
+    assert problem.startswith(f"{section}.{field.name}: got {value!r}; allowed: ")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +175,20 @@ def test_a_number_that_is_not_finite_is_refused(section: str, field: Any, value:
         (nested(data__source="pg19"), "data.path"),
         (nested(data__source="stdlib+pg19"), "data.path"),
         (nested(data__path="books"), "data.path"),
+        (nested(eval__tasks=[]), "eval.tasks"),
+        (nested(eval__tasks=["passkey", "passkey"]), "eval.tasks"),
+        (nested(eval__windows=[64, 32, 64]), "eval.windows"),
+        (nested(passkey__lengths=[64, 64]), "passkey.lengths"),
+        (nested(harness__tasks=[]), "harness.tasks"),
+        (nested(study__factors=[]), "study.factors"),
+        (nested(study__methods=["pi", "pi"]), "study.methods"),
+        (nested(eval__truncate=True), "eval.truncate"),
+        (nested(eval__max_tokens=512), "eval.max_tokens"),
+        (nested(eval__windows_per_document=None, eval__max_tokens=63, eval__windows=[32, 64]), "eval.max_tokens"),
+        (nested(passkey__keys=3), "passkey.keys"),
+        (nested(eval__column="input"), "eval.column"),
+        (nested(eval__source="text"), "eval.path"),
+        (nested(eval__tasks=["passkey"], passkey__variant="book", eval__source="text"), "eval.path"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(raw: dict[str, Any], key: str) -> None:
@@ -181,6 +207,10 @@ def test_options_that_contradict_each_other_are_refused(raw: dict[str, Any], key
         nested(data__held_out=0.0),
         nested(data__source="pg19", data__path="books"),
         nested(eval__source="pg19", data__path="books"),
+        nested(eval__windows_per_document=None, eval__truncate=True, eval__max_tokens=64, eval__windows=[32, 64]),
+        nested(passkey__keys=3, passkey__variant="many_keys"),
+        nested(eval__tasks=["passkey", "harness"], eval__source="text"),  # neither reads documents
+        nested(data__source="pretokenized", data__path="rows", eval__tasks=["passkey"]),
     ],
 )
 def test_what_only_looks_like_a_contradiction_is_accepted(raw: dict[str, Any]) -> None:
@@ -215,7 +245,7 @@ def test_all_problems_of_all_kinds_are_listed_at_once() -> None:
 def test_an_option_that_is_wrong_in_itself_is_listed_once() -> None:
     assert len(problems_of(nested(rope__method="yran", rope__temperature=0.5))) == 1
     assert len(problems_of(nested(optim__betas="0.9"))) == 1
-    assert len(problems_of(nested(train__steps=0))) == 1
+    assert len(problems_of(nested(train__steps=-1))) == 1
     assert len(problems_of(nested(data__source="pg19", data__path=3))) == 1
 
 
@@ -297,8 +327,9 @@ def test_options_that_contradict_each_other_are_one_named_problem(options: dict[
 
 # ---- round trip ----
 
-CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages"}
-CROSS_CHECKED |= {"eval.source", "eval.path", "eval.revision"}
+CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages", "launch"}
+CROSS_CHECKED |= {"eval.source", "eval.path", "eval.revision", "eval.column", "passkey.keys"}
+CROSS_CHECKED |= {"eval.truncate", "eval.max_tokens", "eval.windows_per_document"}
 CROSS_CHECKED |= {"compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
 PARTNERS: list[dict[str, Any]] = [
     {"engine": {"offload": "optimizer"}, "parallel": {"context": 6, "ulysses": 3}},
@@ -306,26 +337,43 @@ PARTNERS: list[dict[str, Any]] = [
     {"engine": {"name": "deepspeed", "zero_stage": 1, "offload": "optimizer"}, "parallel": {"context_method": "ring"}},
     {"engine": {"name": "deepspeed"}, "memory": {"activation": "attention", "offload": True}},
     {"engine": {"reshard_after_forward": False}, "parallel": {"replicate": 2, "shard": 4}},
+    {"launch": {"nproc_per_node": "gpu", "max_restarts": 3}},
+    {"launch": {"nproc_per_node": 8, "nnodes": 2, "rendezvous": "[fe80::1]:29500", "timeout": 1.5}},
+    {"launch": {"nproc_per_node": 8, "nnodes": 8, "dry_run": True}},
 ]
 
 
 def values(section: str, field: Any) -> st.SearchStrategy[Any]:
     """Valid values of one option, from its own metadata."""
+    hint = HINTS[section][field.name]
+    if typing.get_origin(hint) is list and section in ("eval", "passkey", "study"):
+        return st.lists(items(field, typing.get_args(hint)), min_size=1, max_size=3, unique=True)
     if field.metadata["choices"]:
         valid: st.SearchStrategy[Any] = st.sampled_from(field.metadata["choices"])
-    elif field.name == "windows":
-        valid = st.lists(st.integers(1, 10**6), max_size=3)
+    elif (section, field.name) == ("harness", "tasks"):
+        valid = st.lists(st.sampled_from(("paper", "arc_challenge", "ruler")), min_size=1, unique=True)
+    elif field.name == "allow_change":
+        valid = st.lists(st.sampled_from(schema.keys()), max_size=3)
+    elif field.name == "wandb_tags":
+        valid = st.lists(st.text("ab-/:#' 1", min_size=1, max_size=8), max_size=3)
+    elif (section, field.name) == ("run", "name"):  # a name, not a path
+        valid = st.from_regex(r"[a-z1][a-z1_.,=@+-]{0,7}", fullmatch=True)
     else:
-        hint = HINTS[section][field.name]
-        kind = next(k for k in (bool, int, float, str) if k in (hint, *typing.get_args(hint)))
-        low = field.metadata["minimum"] if field.metadata["minimum"] is not None else 1e-12
-        valid = {
-            bool: st.booleans(),
-            int: st.integers(int(low), 10**9),
-            float: st.floats(low, 1e9),
-            str: st.text("ab-/:#' 1", min_size=1, max_size=8),
-        }[kind]
+        valid = items(field, (hint, *typing.get_args(hint)))
     return valid | st.none() if type(None) in typing.get_args(HINTS[section][field.name]) else valid
+
+
+def items(field: Any, hints: tuple[Any, ...]) -> st.SearchStrategy[Any]:
+    """Valid values of a type's first part, within the option's bounds."""
+    if field.metadata["choices"]:
+        return st.sampled_from(field.metadata["choices"])
+    low = field.metadata["minimum"] if field.metadata["minimum"] is not None else 1e-12
+    return {
+        bool: st.booleans(),
+        int: st.integers(int(low), 10**9),
+        float: st.floats(low, 1e9),
+        str: st.text("ab-/:#' 1", min_size=1, max_size=8),
+    }[next(kind for kind in (bool, int, float, str) if kind in hints)]
 
 
 free = st.fixed_dictionaries(
@@ -376,14 +424,61 @@ def test_a_built_config_is_rebuilt_equal_from_its_dict_and_from_the_yaml_of_the_
     assert all(getattr(getattr(config, s), k) == v for s, section in cross_checked.items() for k, v in section.items())
 
 
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(max_size=6),
+    st.lists(st.one_of(st.none(), st.floats(), st.text(max_size=3)), max_size=3),
+    st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), st.none() | st.floats(), max_size=2),
+)
+OPTION = st.sampled_from([*schema.keys(), "rope.alhpa", "launch.", "x.y"])
+
+
+@settings(deadline=None, max_examples=400, derandomize=True)
+@given(st.dictionaries(OPTION, ANYTHING, min_size=1, max_size=5))
+def test_any_values_make_a_configuration_or_problems_that_name_their_options(given_options: dict[str, Any]) -> None:
+    raw: dict[str, dict[str, Any]] = {}
+    for key, value in given_options.items():
+        section, _, name = key.partition(".")
+        raw.setdefault(section, {})[name] = value
+    _, problems = schema.examine(raw)
+    assert all(line.startswith(PREFIXES) for line in problems), problems
+    assert len(problems) == len(set(problems))
+    if problems:
+        assert problems_of(raw) == problems
+    else:
+        config = build(raw)
+        numbers = [v for s in dataclasses.asdict(config).values() for v in s.values() if isinstance(v, float)]
+        assert all(map(math.isfinite, numbers))
+
+
+PREFIXES = (*schema.keys(), *schema.SECTIONS, "rope.alhpa", "launch.", "x")
+
+
+@pytest.mark.parametrize(("section", "field"), FIELDS, ids=names(FIELDS))
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(value=ANYTHING)
+def test_any_value_of_one_option_is_accepted_or_named(section: str, field: Any, value: Any) -> None:
+    config, problems = schema.examine({section: {field.name: value}})
+    assert isinstance(config, Config)
+    assert all(line.startswith(PREFIXES) for line in problems)
+
+
 # ---- no option is dead ----
+
+
+SCHEMA_NAMES = ("option_field", "options_training", "options_eval", "options_job", "options")
+SCHEMA_NAMES += ("option_values", "option_rules", "option_rules_eval", "config")
+SCHEMA = [ROOT / "yarn_train" / f"{name}.py" for name in SCHEMA_NAMES]
 
 
 def sources() -> Iterator[ast.Module]:
     """The package without the schema itself, whose own checks are no use of an option, and the scripts of data/."""
     files = [*ROOT.glob("yarn_train/**/*.py"), *ROOT.glob("data/*.py"), ROOT / "train.py"]
     for file in files:
-        if file != ROOT / "yarn_train" / "config.py":
+        if file not in SCHEMA:
             yield ast.parse(file.read_text(encoding="utf-8"))
 
 

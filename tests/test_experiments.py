@@ -62,6 +62,11 @@ def test_the_experiments_that_the_documentation_promises_exist() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(o) for o in OPTIONS])
 def test_every_option_of_every_group_composes_alone_and_is_taken(group: str, option: str, composed: Compose) -> None:
+    if group == "sweep":  # an addition that chooses an experiment
+        options = composed(f"+sweep={option}")
+        resolve(options, Path("run"))
+        assert (options["run"]["name"], options["curriculum"]["stages"]) == (option, {})
+        return
     options, unchosen = composed("~experiment", f"{group}={option}"), composed("~experiment")
     resolve(options, Path("run"))
     said = {key: value for key, value in options[group].items() if value != unchosen[group][key]}
@@ -71,7 +76,9 @@ def test_every_option_of_every_group_composes_alone_and_is_taken(group: str, opt
 
 @pytest.mark.parametrize("method", sorted(o for g, o in OPTIONS if g == "rope"))
 def test_a_rope_file_is_named_after_its_method(method: str, composed: Compose) -> None:
-    assert composed("~experiment", f"rope={method}")["rope"]["method"] == method
+    rope = composed("~experiment", f"rope={method}")["rope"]
+    ramp = "_by_rotations" if rope["ramp"] == "by_rotations" else ""
+    assert f"{rope['method']}{ramp}" == method
 
 
 # ---- on any laptop ----

@@ -21,39 +21,82 @@ SCRIPTS = {file.stem: file for file in (ROOT / "data").glob("*.py")}
 # From the bottom up. A module belongs to the line with the longest matching name and imports from lower lines, or from
 # its own package on its own line.
 LAYERS = [
-    ["errors"],
+    ["errors", "redact", "intervals"],
+    ["problem_list"],
     ["rope.frequencies", "optim.schedule", "data.pack", "data.mixture", "model.spans", "parallel.shard"],
+    ["option_field"],
+    ["options_training", "options_job", "options_eval"],
+    ["options"],
+    ["option_values"],
+    ["data_parts"],
+    ["option_rules_eval"],
+    ["option_rules"],
     ["config"],
-    ["stages"],
-    ["dist", "data", "metrics"],
+    ["hydra_options"],
+    ["stages", "overrides", "remote_code", "free_options", "sweep.names", "sweep.record"],
+    ["dist"],
+    ["console"],
+    ["data", "metrics"],
     [
-        *("rope.hf", "rope.verify", "model.loss", "model.flops", "model.kept", "model.kernels", "model.merge"),
+        *(
+            "rope.hf",
+            "rope.verify",
+            "model.loss",
+            "model.flops",
+            "model.kept",
+            "model.kernels",
+            "model.merge",
+            "model.rotate",
+            "model.folder",
+        ),
         *("model.primitives", "model.varlen", "model.documents"),
     ],
     ["model.weights"],
-    ["optim.adamw", "optim.host_moments", "model.attention", "model.causal_lm", "model.load", "model.probe"],
+    [
+        "optim.adamw",
+        "optim.host_moments",
+        "optim.state",
+        "model.attention",
+        "model.causal_lm",
+        "model.load",
+        "model.probe",
+        "model.cached",
+        "model.unrotated",
+        "model.tables",
+    ],
     ["parallel"],
     ["engine", "checkpoint"],
     ["train", "eval", "report"],
-    ["plan"],
-    ["app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "export", "prepare"],
+    ["plan", "compare", "sweep"],
+    ["launch", "dry_run", "doctor"],
+    ["checks", "multirun"],
+    [
+        *("app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "doctor.__main__"),
+        *("export", "prepare", "diff"),
+    ],
+    ["reproduce"],
 ]
 SIBLINGS = {
     ("checkpoint.manager", "engine.base"),
     ("engine.deepspeed", "checkpoint.fragments"),
     ("eval.__main__", "cli"),
     ("plan.__main__", "cli"),
+    ("doctor.__main__", "cli"),
     ("prepare", "cli"),
 }  # allowed on one line, across packages
 
 OWNERS = {
-    "hydra": {"cli"},
-    "omegaconf": {"cli"},
+    "hydra": {"cli", "hydra_options", "multirun", "overrides"},
+    "omegaconf": {"cli", "hydra_options", "multirun"},
     "flash_attn": {"model.attention", "model.primitives", "model.varlen"},
     "deepspeed": {"engine.deepspeed"},
-    "wandb": {"metrics.sinks"},
+    "wandb": {"metrics.wandb_sink"},
+    "tensorboard": {"metrics.tensorboard_sink"},
+    "optuna": {"sweep.study", "sweep.optuna_parts"},
+    "plotly": {"report.plotly"},
     "liger_kernel": {"model.loss"},
     "torchao": {"optim.adamw"},
+    "lm_eval": {"eval.harness.lm_eval_calls", "eval.harness.language_model", "eval.harness.task"},
 }
 
 
@@ -111,7 +154,7 @@ def package(module: str) -> str:
 
 def allowed(importer: str, imported: str) -> bool:
     if package(importer) == "report":
-        return package(imported) in ("report", "errors", "config")
+        return package(imported) in ("report", "errors", "intervals", "config") or short(imported) == "sweep.record"
     if (short(importer), short(imported)) in SIBLINGS:
         return True
     above, below = layer(importer), layer(imported)
@@ -165,7 +208,7 @@ def test_train_and_eval_never_import_each_other() -> None:
     assert [p for p in pairs if {package(p[0]), package(p[1])} == {"train", "eval"}] == []
 
 
-@pytest.mark.parametrize("root", ["errors", "config", "stages", "cli", "report"])
+@pytest.mark.parametrize("root", ["errors", "config", "stages", "cli", "report", "compare", "diff", "sweep"])
 def test_what_must_start_fast_never_imports_torch_not_even_through_others(root: str) -> None:
     reached, waiting = set(), [m for m in MODULES if _within(short(m), root)]
     assert waiting
@@ -200,7 +243,7 @@ def _reads_environment(source: ast.Module) -> bool:
     )
 
 
-def test_only_dist_runtime_reads_or_writes_the_environment() -> None:
+def test_only_dist_environment_reads_or_writes_the_environment() -> None:
     scripts = {f"data/{name}.py": file for name, file in SCRIPTS.items()}
     users = {short(name) for name, file in {**FILES, **scripts}.items() if _reads_environment(tree(file))}
-    assert users == {"dist.runtime"}
+    assert users == {"dist.environment"}

@@ -112,7 +112,7 @@ def test_a_typed_factor_with_stages_is_refused_and_names_the_stages() -> None:
         ({"train": 3}, "stage a: train: got 3"),
         ({"run": {"name": "x"}}, "stage a: run.name: got 'x'; allowed: run.seed only"),
         ({"train": {"stpes": 3}}, "stage a: train.stpes: unknown option; did you mean train.steps?"),
-        ({"train": {"steps": 0}}, "stage a: train.steps: got 0; "),
+        ({"train": {"steps": -1}}, "stage a: train.steps: got -1; "),
         ({"rope": {"alpha": 40}}, "stage a: rope.beta: got 32.0; "),
         (16, "stage a: curriculum.stages.a: got 16; "),
         (None, "stage a: curriculum.stages.a: got None; "),
@@ -130,7 +130,7 @@ def test_a_section_of_a_stage_that_is_refused_lists_those_that_are_allowed() -> 
 
 def test_the_problems_of_all_stages_are_listed_at_once() -> None:
     stages = {
-        "a": {"train": {"steps": 0}, "optim": {"lr": -1}},
+        "a": {"train": {"steps": -1}, "optim": {"lr": -1}},
         "good": {"train": {"steps": 30}},
         "b": {"model": {}, "run": {"name": "x"}},
     }

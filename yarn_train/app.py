@@ -2,148 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from . import config as schema
+from . import remote_code
 from .checkpoint.manager import complete_checkpoints
+from .checks.start import Checked, check_run, check_start
 from .config import Config
+from .console import crash, ending
+from .console.banner import Row, render
+from .console.lines import say as print_line
+from .console.lines import silent
+from .console.terminal import Style
 from .data.progress import progress_bar
 from .data.store import prepare_parts
 from .data.stream import Part
-from .data.tokenize import load_tokenizer, resolve_workers
+from .data.tokenize import resolve_workers
+from .dist import environment
 from .dist import runtime as dist_runtime
-from .dist.collectives import barrier, from_main
-from .engine.deepspeed import missing as deepspeed_missing
-from .errors import ConfigError, YarnTrainError, problem
-from .eval import suite
-from .model.attention import choose_kernel
-from .model.load import DTYPES, is_language_model, load_config, unsupported
-from .model.loss import loss_missing
-from .model.probe import attention_problems, mask_problems
-from .optim.adamw import missing as optim_missing
-from .parallel.context import context_problems
+from .dist.collectives import on_main
+from .dist.deterministic import deterministic
+from .dist.failure import after_others, explained
+from .dist.heartbeat import heartbeat
+from .dist.stop import requests
+from .dry_run.run import dry_run
+from .errors import ConfigError, TrainingDiverged, YarnTrainError
+from .eval.documents import evaluated
+from .eval.frequencies import write_frequencies
+from .eval.job import Job
+from .eval.tasks import run_tasks
+from .eval.variants import variants
+from .option_rules_eval import reads_documents
 from .plan.check import check_run_fits
-from .report.terminal import show_report
+from .plan.disk import check_disk
 from .rope import hf as rope_hf
-from .stages import Stage, resolve
-from .train import run_folder
+from .stages import Stage, examine
+from .sweep.record import sweep_of
+from .train import overview, run_folder, run_lock, same_run, tracking
 from .train.commits import Commits
 from .train.curriculum import run_stages
-from .train.init_from import check_weights, find_model
+from .train.phases import phases
 
 
-def train(raw: Mapping[str, Any], typed: Collection[str], folder: Path) -> None:
+def train(raw: Mapping[str, Any], typed: Mapping[str, str], folder: Path) -> None:
     """Run a composed configuration to its end, or on from where its run folder stands.
 
     Args:
         raw: the composed options as a plain nested dict.
-        typed: keys the user typed on the command line.
+        typed: what the user typed on the command line, by option.
         folder: the run folder.
 
     Raises:
         YarnTrainError: anything a user can cause; every configuration problem is found before weights load.
     """
-    stages = resolve(raw, folder, typed)
-    cfg = stages[0].cfg
-    base = check_run(stages)
-    if cfg.run.resume == "never":
-        run_folder.refuse_existing(folder)
-    run_folder.check_config(folder, schema.build(raw))
-    for stage in stages:
-        run_folder.check_config(stage.folder, stage.cfg)
-    unfinished = [stage.cfg for stage in stages if not stage.finished]
-    ranks = dist_runtime.world_size(), dist_runtime.local_world_size()
-    memory = check_run_fits(unfinished, base, dist_runtime.device(), *ranks) if unfinished else None
-    tokenizer = load_tokenizer(cfg.model.path)
-    weights = first_weights(stages, base, tokenizer)
-    # No collective waits for this: none exists yet.
+    stages, problems = examine(raw, folder, typed)
+    whole = schema.examine(raw)[0]
+    with remote_code.allowed(whole.model.trust_remote_code):
+        if whole.launch.dry_run and not problems.lines:
+            dry_run(stages, whole, typed, folder, check_run)
+            return
+        checked = check_start(raw, typed, folder)
+        compiled = any(stage.cfg.compile.enabled for stage in stages)
+        with (
+            requests.limited(whole.run.max_hours),
+            run_lock.held(folder),
+            deterministic(whole.run.deterministic, compiled),
+        ):
+            start(stages, whole, checked, folder)
+
+
+def start(stages: list[Stage], whole: Config, checked: Checked, folder: Path) -> None:
+    """Train the stages of a run whose folder nobody else writes; `whole` is what they have in common."""
+    cfg, base = stages[0].cfg, checked.base
+    changes = same_run.check_options(folder, whole, stages)
+    unfinished = [stage.cfg for stage in stages if stage.trains and not stage.finished]
+    ranks = environment.world_size(), environment.local_world_size()
+    timed: list[float] = []
+    memory = check_run_fits(unfinished, base, dist_runtime.device(), *ranks, timed) if unfinished else None
+    planned = dict(zip((stage.name for stage in stages if stage.trains and not stage.finished), timed, strict=False))
+    disk = check_disk(stages, base, folder) if environment.rank() == 0 else ""  # for all: they share the folder
+    nccl = dist_runtime.device().type == "cuda"
+    lines = [*checked.notes, *same_run.lines(changes, stages), *filter(None, (memory, disk))]
+    with heartbeat.watched(folder, cfg.launch.stall_after, nccl, together=False):
+        run(stages, whole, checked, folder, changes, lines, planned)
+
+
+def run(
+    stages: list[Stage],
+    whole: Config,
+    checked: Checked,
+    folder: Path,
+    changes: Sequence[same_run.Change],
+    lines: Sequence[str],
+    planned: Mapping[str, float],
+) -> None:
+    """Prepare data, meet the other ranks, train, evaluate, report, and write into run.json how it ended.
+
+    Args:
+        changes: options that differ from those of the folder's earlier starts.
+        lines: what the checks of the start found to say.
+        planned: stage name -> seconds of a step, where that is known before the first.
+    """
+    cfg, base, tokenizer, weights = stages[0].cfg, checked.base, checked.tokenizer, checked.weights
     commits = Commits(folder)
-    data = {stage.name: stage_data(stage, commits) for stage in stages if not stage.finished}
-    runtime = dist_runtime.start()
+    phases.begin()
+    with phases.timed("prepare"):
+        data, runtime = prepare(stages, commits, folder)
+    heartbeat.together = True
     say = print_line if runtime.is_main else silent
-    if runtime.is_main:
-        run_folder.freeze_config(folder, schema.build(raw))
+    head, events = overview.head_rows(folder, lines)
+
+    def record() -> None:
+        run_folder.freeze_config(folder, whole)
         commits.save()
-        run_folder.start_record(folder, cfg, runtime.world_size, str(runtime.device))
-    barrier()
-    reason = "failed"
+        changed = same_run.records(changes, stages)
+        run_folder.start_record(folder, cfg, runtime.world_size, str(runtime.device), changed)
+
+    on_main(record)
+    reason, trackers = "failed", None
     try:
-        say(f"run folder: {folder}")
-        if memory:
-            say(memory)
-        done = run_stages(stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say)
+        for line in events:
+            say(line)
+        trackers = tracking.start_trackers(stages, whole, folder, runtime, say)
+        head.append(Row("tracking", tracking.tracking_line(whole.tracking, folder)))
+        done = run_stages(
+            stages, base, tokenizer, weights, lambda s: data[s.name], runtime, say, head, planned, trackers=trackers
+        )
         if done and cfg.eval.enabled:
+            heartbeat.at("evaluate")
             evaluate_run(stages, base, tokenizer, weights, folder, commits, runtime, say)
-        reason = "complete" if done else "stopped by train.stop_after"
+            trackers.evaluation(folder / "eval" / "perplexity.json")
         if done:
-            say(f"run complete; the model is {stages[-1].model_folder}")
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        raise
-    except YarnTrainError as error:
-        reason = f"failed: {error}"
-        raise
-    except Exception as error:
-        reason = f"failed: {type(error).__name__}: {error}"
+            trackers.model(stages[-1].model_folder)
+        reason = "complete" if done else "stopped by train.stop_after"
+        say(ending_of(folder, stages, None if done else reason))
+    except BaseException as error:
+        reason = ended_by(error)
+        if runtime.is_main:
+            with suppress(Exception):  # it must not hide the error, after which the entry prints it
+                again = getattr(error, "exit_code", 1) not in (ConfigError.exit_code, TrainingDiverged.exit_code)
+                crash.end_with(error, ending_of(folder, stages, reason, again, Style(sys.stderr)))
         raise
     finally:
         if runtime.is_main:
-            run_folder.end_record(folder, reason)
+            record_end(folder, reason)
+        if trackers is not None:
+            heartbeat.at("end trackers")
+            trackers.close(tracking.ending_of(reason))
 
 
-def check_run(stages: list[Stage]) -> PretrainedConfig:
-    """Every check that needs no weights: batch arithmetic, kernel, architecture and RoPE of all stages at once.
+def prepare(stages: list[Stage], commits: Commits, folder: Path) -> tuple[dict[str, list[Part]], dist_runtime.Runtime]:
+    """The data of every stage that is not finished, and this process's place among the ranks, which meet here.
 
-    Returns:
-        The unscaled base config.
-
-    Raises:
-        ConfigError: listing all problems.
+    No collective waits for the data: none exists yet. What ends a start here is recorded like any other end, but for
+    errors of the user: those leave an empty run folder as it was.
     """
-    problems: list[str] = []
-    world_size = dist_runtime.world_size()
-    base = load_config(stages[0].cfg.model.path)
-    problems += unsupported(base)
-    problems += [p for p in rope_hf.check_base(base, stages[0].cfg.rope) if p not in problems]
-    refused = bool(problems)
-    if not is_language_model(base):
-        raise ConfigError(problems or problem("model.path", base.model_type, "causal language models", "use one"))
-    tried: set[str | None] = set()  # kernels that the architecture was tried with
-    for stage in stages:
-        primitive = None
-        try:
-            schema.validate(stage.cfg, world_size)
-        except ConfigError as error:
-            problems += [p for p in error.problems if p not in problems]
-        try:
-            device, dtype = dist_runtime.device(), DTYPES[stage.cfg.model.dtype]
-            primitive = choose_kernel(stage.cfg.model.attention, device, dtype).primitive
-        except ConfigError as error:
-            problems += [p for p in error.problems if p not in problems]
-        found = rope_hf.check_base(base, stage.cfg.rope)
-        if not (refused or found):
-            found += mask_problems(stage.cfg, base)
-            found += [] if primitive in tried else attention_problems(base, primitive)
-            tried.add(primitive)
-        found += context_problems(stage.cfg.parallel, base)
-        found += optim_missing(stage.cfg.optim)
-        found += loss_problems(stage.cfg, base)
-        found += deepspeed_missing(stage.cfg) if stage.cfg.engine.name == "deepspeed" else []
-        problems += [p for p in found if p not in problems]
-    if problems:
-        raise ConfigError(problems)
-    return base
+    cfg = stages[0].cfg
+    try:
+        heartbeat.at("prepare data")
+        data = {stage.name: stage_data(stage, commits) for stage in stages if stage.trains and not stage.finished}
+        heartbeat.at("meet the other ranks")
+        return data, dist_runtime.start(cfg.launch.timeout)
+    except BaseException as error:
+        if environment.rank() == 0 and getattr(error, "exit_code", None) != YarnTrainError.exit_code:
+            with suppress(OSError):
+                run_folder.start_record(folder, cfg, environment.world_size(), str(dist_runtime.device()))
+                record_end(folder, ended_by(error))
+        raise
 
 
-def loss_problems(cfg: Config, base: PretrainedConfig) -> list[str]:
-    """Problems of a loss that cannot run on this device or at this size."""
-    rows = cfg.train.micro_batch_size * cfg.data.seq_len // cfg.parallel.context
-    missing = loss_missing(cfg.memory.loss, dist_runtime.device(), rows * base.vocab_size)
-    return [problem("memory.loss", cfg.memory.loss, "losses that can run here", missing)] if missing else []
+def ending_of(
+    folder: Path, stages: Sequence[Stage], reason: str | None, again: bool = True, style: Style | None = None
+) -> str:
+    """The banner at the end of a run.
+
+    Args:
+        reason: why it ended before its end; None where it is complete.
+        again: whether the same command can go on.
+        style: of the stream that it goes to; stdout's without it.
+    """
+    typed = run_folder.typed() if again else None
+    command = None if typed is None else [word for word in typed if not word.startswith("train.stop_after=")]
+    ended = ending.Ended(folder, [stage.folder for stage in stages], command, next_words(stages, folder), reason)
+    return render(ending.title(ended), ending.rows(ended), style, good=reason is None)
+
+
+def next_words(stages: Sequence[Stage], folder: Path) -> list[str]:
+    """What continues a finished run with a stage of twice its length: what was typed, with other weights and scale.
+
+    Nothing where the run has stages of its own, as one word cannot say what comes after them.
+    """
+    typed, cfg = run_folder.typed(), stages[-1].cfg
+    if typed is None or [stage.name for stage in stages] != [f"s{cfg.rope.factor:g}"]:
+        return []
+    own = ("run.name", "run.dir", "hydra.run.dir", "run.init_from", "rope.factor", "train.stop_after")
+    kept = [word for word in typed[2:] if word.partition("=")[0].lstrip("+") not in own]
+    factor = 2 * cfg.rope.factor
+    return [*kept, f"run.name={cfg.run.name}_s{factor:g}", f"run.init_from={folder}", f"rope.factor={factor:g}"]
+
+
+def record_end(folder: Path, reason: str) -> None:
+    """Write why the run ended; that this fails must not hide why."""
+    try:
+        run_folder.end_record(folder, reason, phases.seconds)
+    except OSError as error:
+        print_line(f"{folder / 'run.json'} could not be written ({error}); it would say: {reason}")
+
+
+def ended_by(error: BaseException) -> str:
+    """What run.json says of a run that did not end by itself."""
+    if isinstance(error, KeyboardInterrupt):
+        lost = after_others(error) if getattr(error, "step", None) is None else None
+        return f"failed: {lost}" if lost else str(error) or "interrupted"
+    told = explained(error) if isinstance(error, Exception) else error
+    return f"failed: {told}" if isinstance(told, YarnTrainError) else f"failed: {type(told).__name__}: {told}"
 
 
 def evaluate_run(
@@ -156,29 +234,22 @@ def evaluate_run(
     runtime: dist_runtime.Runtime,
     say: Callable[[str], None],
 ) -> None:
-    """Perplexity of the base, the untrained methods and every stage; then the report (on the main process)."""
+    """Evaluate the base, the untrained methods and every stage; then the report (on the main process)."""
     cfg = stages[0].cfg
     length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
-    chosen = suite.variants(stages, weights)
-    data = from_main(commits.pin(suite.evaluated(cfg)) if runtime.is_main else None)
+    chosen = variants(stages, weights)
+    data = on_main(lambda: commits.pin(evaluated(cfg)) if reads_documents(cfg) else evaluated(cfg))
     if runtime.is_main:
         commits.save()
-    scoring = suite.plan(cfg, data, tokenizer, length, max(stage.cfg.rope.factor for stage in stages))
-    suite.evaluate(chosen, base, scoring, cfg, folder / "eval" / "perplexity.json", runtime, say)
+    factor = max(stage.cfg.rope.factor for stage in stages)
+    with phases.timed("evaluate"):
+        run_tasks(Job(cfg, chosen, base, tokenizer, length, factor, data, folder / "eval", runtime, say))
     if runtime.is_main:
-        suite.write_frequencies(folder / "frequencies.json", chosen, base, length)
-        show_report(folder)
+        write_frequencies(folder / "frequencies.json", chosen, base, length)
+        if sweep_of(folder) is None:  # a sweep has one report for all its jobs
+            from .report.terminal import show_report  # its plots take half a second to import, on every rank
 
-
-def first_weights(stages: list[Stage], base: PretrainedConfig, tokenizer: Any) -> str | None:
-    """Where the first stage's weights come from: None for a random initialisation."""
-    cfg = stages[0].cfg
-    if cfg.run.init_from is not None:
-        source = find_model(cfg.run.init_from)
-        length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length
-        check_weights(source, base, tokenizer, length or 0)
-        return source
-    return None if cfg.model.init == "random" else cfg.model.path
+            show_report(folder)
 
 
 def stage_data(stage: Stage, commits: Commits) -> list[Part]:
@@ -188,22 +259,13 @@ def stage_data(stage: Stage, commits: Commits) -> list[Part]:
     the machine's cores.
     """
     data = commits.pin(stage.cfg.data)
-    workers = data.workers or max(1, resolve_workers(0) // dist_runtime.local_world_size())
+    workers = data.workers or max(1, resolve_workers(0) // environment.local_world_size())
     with progress_bar(f"prepare {data.source}") as update:
         return prepare_parts(
             data,
             stage.cfg.model.path,
             workers=workers,
             resumed=bool(complete_checkpoints(stage.folder / "checkpoints")),
-            progress=update if dist_runtime.rank() == 0 else None,
-            say=print_line if dist_runtime.rank() == 0 else silent,
+            progress=update if environment.rank() == 0 else None,
+            say=print_line if environment.rank() == 0 else silent,
         )
-
-
-def print_line(text: str) -> None:
-    """A line for the user, at once even when the output is a file."""
-    print(text, flush=True)
-
-
-def silent(text: str) -> None:
-    """The same on ranks that do not print."""

@@ -1,6 +1,6 @@
 """The errors a user can cause. Each says what is wrong, what was given, what is allowed and how to fix it.
 
-Anything else that is raised is a bug in yarn-train and keeps its traceback.
+Anything else that is raised is a bug in yarn-train: its traceback is kept, see ``console.crash``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from collections.abc import Sequence
 
 
 class YarnTrainError(Exception):
-    """Base of every error with a message meant for the user; the entries print it without a traceback."""
+    """Base of every error with a message meant for the user; the entries print it without a traceback.
+
+    Attributes:
+        exit_code: what the entries exit with: 2 is for what the user can fix and a restart cannot.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(YarnTrainError):
@@ -31,6 +37,28 @@ class DataError(YarnTrainError):
 
 class CheckpointError(YarnTrainError):
     """A checkpoint or run folder is missing, incomplete or belongs to another run."""
+
+
+class RunFolderTaken(CheckpointError):
+    """Another process works in the run folder."""
+
+
+class TrainingDiverged(YarnTrainError):
+    """Losses or gradients are not finite, or spike, step after step: the same command would do the same again."""
+
+    exit_code = 4
+
+
+class StorageError(YarnTrainError):
+    """The run's storage is full, read-only or gone; the newest complete checkpoint is intact."""
+
+    exit_code = 5
+
+
+class RanksLost(YarnTrainError):
+    """Other ranks of the run no longer answer: starting again may help."""
+
+    exit_code = 1
 
 
 def problem(key: str, got: object, allowed: str, fix: str) -> str:

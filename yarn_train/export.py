@@ -1,6 +1,6 @@
 """``python -m yarn_train.export CHECKPOINT OUT``: make a Hugging Face folder of any checkpoint, verified.
 
-CHECKPOINT is a ``step_…`` folder, or a stage folder (its newest complete checkpoint). Works without the other ranks:
+CHECKPOINT is a ``step_…`` folder, or a stage folder (its newest intact checkpoint). Works without the other ranks:
 sharded tensors are read into one complete copy in host memory.
 """
 
@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import yaml
 
 from . import config as schema
-from .checkpoint import dcp, hf_export
-from .checkpoint.manager import COMPLETE, complete_checkpoints
+from . import remote_code
+from .checkpoint import hf_export, index
+from .checkpoint.complete import COMPLETE, complete_checkpoints, problems_of
 from .config import Config
 from .data.tokenize import load_tokenizer
-from .dist import runtime as dist_runtime
+from .dist import environment
 from .engine.fsdp2 import PREFIX
 from .errors import CheckpointError, YarnTrainError
 from .model.attention import choose_kernel
 from .model.causal_lm import CausalLM
 from .model.load import DTYPES, build_model, load_config
+from .redact import guard_streams
 from .rope import hf as rope_hf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, export, say what was checked; exit status 2 for anything a user can fix."""
     parser = argparse.ArgumentParser(prog="python -m yarn_train.export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="step_… folder, or a stage folder for its newest checkpoint")
+    parser.add_argument("checkpoint", type=Path, help="step_… folder, or a stage folder: its newest intact one")
     parser.add_argument("out", type=Path, help="Hugging Face folder to write; must not exist")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="dtype of the weights (default: the run's own)")
     options = parser.parse_args(arguments)
@@ -47,33 +49,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint a path means.
+def find_checkpoint(path: Path, say: Callable[[str], None] = print) -> Path:
+    """The intact checkpoint a path means; of a stage folder the newest one.
 
     Raises:
-        CheckpointError: there is no complete checkpoint.
+        CheckpointError: there is none, or the one that is named is damaged.
     """
-    if (path / COMPLETE).is_file():
-        return path
-    found = complete_checkpoints(path / "checkpoints")
-    if not found:
-        raise CheckpointError(f"{path}: no complete checkpoint; give a stage folder or a step_… folder with {COMPLETE}")
-    return found[-1]
+    named = (path / COMPLETE).is_file()
+    found = [path] if named else complete_checkpoints(path / "checkpoints")
+    for checkpoint in reversed(found):
+        problems = problems_of(checkpoint)
+        if not problems:
+            return checkpoint
+        say(f"{checkpoint} is damaged and not used: {'; '.join(problems)}")
+    if named:
+        raise CheckpointError(f"{path} is damaged; export another one, or give its stage folder for the newest intact")
+    if found:
+        raise CheckpointError(f"{path}: none of its {len(found)} checkpoints is intact")
+    raise CheckpointError(f"{path}: no complete checkpoint; give a stage folder or a step_… folder with {COMPLETE}")
 
 
 def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None = None) -> None:
     """Write `checkpoint` to `out` as its stage's configuration says."""
     cfg = stage_config(checkpoint)
+    with remote_code.allowed(cfg.model.trust_remote_code):
+        _export(cfg, checkpoint, out, dtype)
+
+
+def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None:
     base = load_config(cfg.model.path)
     kernel = choose_kernel("sdpa", torch.device("cpu"), torch.float32)
     module = CausalLM(build_model(None, base, cfg.rope, kernel)).eval()
-    dist_runtime.start()
+    stored = torch.bfloat16 if cfg.optim.state == "bfloat16" else torch.float32
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(stored)
+    index.read(checkpoint, {"weights": dict(module.named_parameters())})
+    for parameter in module.parameters():
+        parameter.data = parameter.data.float()
     tensors = module.state_dict()
-    if cfg.engine.name == "deepspeed":  # masters are saved flat, and a tied one once; views fill the module in place
-        dcp.load({"master": {name: p.detach().view(-1) for name, p in module.named_parameters()}}, checkpoint)
-    else:
-        dcp.load({"model": tensors}, checkpoint)
-        module.load_state_dict(tensors)
     ids, positions = hf_export.probe(module.model.config.vocab_size, module.model.config.max_position_embeddings)
     name = dtype or cfg.checkpoint.export_dtype
     with torch.no_grad():
@@ -99,4 +112,5 @@ def stage_config(checkpoint: Path) -> Config:
 
 
 if __name__ == "__main__":
+    guard_streams(environment.secrets())
     sys.exit(main())

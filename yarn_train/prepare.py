@@ -14,22 +14,26 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from . import cli
-from .config import Config
+from . import cli, remote_code
+from .checks.data import data_problems
+from .config import Config, refuse_dry_run
+from .console import help
 from .data import inspect
 from .data.progress import progress_bar
 from .data.segments import check, open_segments
 from .data.store import ALREADY, Shard, find_parts, prepare_parts
 from .data.tokenize import load_tokenizer
 from .errors import ConfigError, YarnTrainError, problem
+from .model.folder import place_problems
 from .report.documents import length_histogram
-from .stages import resolve
+from .stages import Stage, examine
 
 SHOWN = ("source", "documents", "skipped", "tokens_in", "segments", "seq_len", "remainder", "dtype", "content_sha256")
 HISTOGRAM = "tokens_per_document.png"
@@ -84,11 +88,32 @@ def _shard(text: str) -> Shard:
     return int(match[1]), int(match[2])
 
 
-def prepare_stages(raw: dict[str, Any], typed: set[str], run_folder: Path, arguments: Arguments) -> None:
+def prepare_stages(raw: dict[str, Any], typed: Collection[str], run_folder: Path, arguments: Arguments) -> None:
     """Prepare (or verify) the training data of every stage of a composed configuration."""
     _remove_if_empty(run_folder)  # Hydra made it, and nothing runs here
+    stages = check_prepare(raw, typed, run_folder)
+    with remote_code.allowed(stages[0].cfg.model.trust_remote_code):
+        _prepare(stages, arguments)
+
+
+def check_prepare(raw: dict[str, Any], typed: Collection[str], run_folder: Path) -> list[Stage]:
+    """Look for everything that is wrong before anything is read.
+
+    Raises:
+        ConfigError: listing all problems.
+    """
+    stages, problems = examine(raw, run_folder, typed)
+    with problems.collecting():
+        refuse_dry_run(stages[0].cfg)
+    problems.add(place_problems(stages[0].cfg.model.path))
+    problems.run(lambda: data_problems([stage.cfg for stage in stages]))
+    problems.refuse()
+    return stages
+
+
+def _prepare(stages: list[Stage], arguments: Arguments) -> None:
     done: list[Config] = []
-    for stage in resolve(raw, run_folder, typed):
+    for stage in stages:
         if all((stage.cfg.data, stage.cfg.model.path) != (cfg.data, cfg.model.path) for cfg in done):
             (verify_one if arguments.verify else prepare_one)(stage.cfg, arguments)
             done.append(stage.cfg)
@@ -168,10 +193,10 @@ def _remove_if_empty(folder: Path) -> None:
 
 def main() -> None:
     """Split off this command's own arguments; the rest is Hydra's."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
     try:
+        if help.show(sys.argv[1:], "data/prepare.py", __doc__ or ""):
+            return
         arguments, sys.argv[1:] = own_arguments(sys.argv[1:])
     except YarnTrainError as error:
         cli.fail(error)
-    cli.run(lambda raw, typed, folder: prepare_stages(raw, typed, folder, arguments))
+    cli.run(lambda raw, typed, folder: prepare_stages(raw, typed, folder, arguments), check=check_prepare)

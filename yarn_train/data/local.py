@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError, problem
 from .convert import Tables, convert, failed
+from .inside import escapes
 from .json_rows import convert_json
 from .splits import by_file_name, utf8
 
@@ -146,6 +147,8 @@ def _load_saved(folder: Path, path: str) -> dict[str, object]:
     from datasets import DatasetDict, load_from_disk
 
     try:
+        if outside := escapes(folder):
+            raise ValueError(f"it names {outside[0]!r}, which is no file of this folder")
         opened = load_from_disk(str(folder))
     except Exception as error:  # whatever a damaged folder makes datasets or Arrow raise
         raise failed(path, error) from error

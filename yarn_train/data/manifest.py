@@ -39,7 +39,7 @@ def manifest(folder: str | Path) -> dict[str, Any]:
         found = dict(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise broken(folder, f"{file} is missing, so it is half-written or something else") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise broken(folder, f"{file}: {error}") from error
     wrong = [key for key, kind in TYPES.items() if not isinstance(found.get(key), kind)]
     if wrong and found.get("format") == FORMAT:  # an older one is refused by its format

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
+
+from ..console.work import Work
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,23 @@ class Counter:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Update]:
-    """Yields an ``update`` that draws MB/s, documents/s and the time left; nothing is drawn until it is called."""
-    bar: tqdm | None = None
+    """Yields an ``update`` that shows MB/s, documents/s and the time left; nothing is shown until it is called."""
+    work: Work | None = None
     started, first = 0.0, 0
 
     def update(now: Progress) -> None:
-        nonlocal bar, started, first
-        if bar is None or now.bytes_total != bar.total:  # the next source of a mixture gets a bar of its own
-            if bar is not None:
-                bar.close()
+        nonlocal work, started, first
+        if work is None or now.bytes_total != work.total:  # the next source of a mixture gets a line of its own
+            if work is not None:
+                work.close()
             started, first = time.perf_counter(), now.documents
-            bar = tqdm(
-                total=now.bytes_total,
-                initial=now.bytes,
-                desc=label,
-                unit="B",
-                unit_scale=True,
-                dynamic_ncols=True,
-                mininterval=0.1 if sys.stderr.isatty() else 10.0,  # a log file gets a line every 10 s
-            )
+            work = Work(label, now.bytes_total, "B", now.bytes)
         rate = (now.documents - first) / max(time.perf_counter() - started, 1e-9)
         counts = f"{now.documents}/{now.documents_total} documents, {rate:.1f}/s, {now.tokens / 1e6:.1f}M tokens"
-        bar.set_postfix_str(counts, refresh=False)
-        bar.update(now.bytes - bar.n)
+        work.reach(now.bytes, counts)
 
     try:
         yield update
     finally:
-        if bar is not None:
-            bar.close()
+        if work is not None:
+            work.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .inside import escapes
 from .manifest import MANIFEST, OF_ITSELF, broken, digest, manifest
 from .writer import COLUMN, STARTS
 
@@ -104,12 +105,14 @@ def open_segments(folder: str | Path) -> Segments:
     folder = Path(folder)
     described = manifest(folder)
     try:
+        if outside := escapes(folder):
+            raise ValueError(f"state.json names {outside[0]!r}, which is no file of this folder")
         column = load_from_disk(str(folder)).data.column(COLUMN)
         # flatten() respects the offset of a chunk, and nothing here copies
         flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
         parts = [part.reshape(-1, described["seq_len"]) for part in flat if len(part)]
         starts = np.load(folder / STARTS, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise broken(folder, f"its files cannot be opened: {error}") from error
     segments = Segments(folder, described, parts, starts)
     for key, held in (("segments", len(segments)), ("documents", len(starts))):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ UNIT_BYTES = 8 * 2**20  # text per unit: what a killed process loses of each uni
 PER_DOCUMENT = 512
 SKIPPED = -1  # length of a document that has no text
 JOB = "job.json"
+OURS = re.compile(r"unit_\d{6}\.|job\.json")
 WRITE_BYTES = 2**20
 OPEN_UNITS = 128  # a memory map holds a file descriptor, and 1024 of them is a common limit
 
@@ -69,6 +71,7 @@ class Spool:
         wanted = {**job, "units": len(units)}
         found = _read(folder / JOB)
         if found is None:
+            _refuse_foreign(folder)
             _write(folder / JOB, json.dumps(wanted, sort_keys=True).encode())
         elif found != json.loads(json.dumps(wanted)):
             what = "unfinished work of this job"
@@ -182,3 +185,15 @@ def _write(file: Path, content: bytes) -> None:
     aside.write_bytes(content)
     with suppress(FileNotFoundError):
         os.replace(aside, file)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Such a folder is removed when its work is done, so it must not hold what somebody else put there.
+
+    Raises:
+        DataError: it holds files without the description of a job.
+    """
+    strange = [entry.name for entry in folder.iterdir() if not OURS.match(entry.name)]
+    if strange:
+        got, fix = f"{folder}, which holds {strange[0]}", "move it away, or name another data.cache"
+        raise DataError(problem("data.cache", got, "no folder of that name, or unfinished work", fix))

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..config import DataConfig, MixturePart
+from ..config import DataConfig, MixturePart, parts_of
 from ..errors import DataError, problem
 from .build import build_packed, build_rows
 from .fill import fill
@@ -155,7 +155,7 @@ def find_parts(data: DataConfig, tokenizer_path: str, *, split: str = "train", r
 def _caches(data: DataConfig) -> list[tuple[MixturePart, str | None]]:
     """The sources of the training data, and the folder that ``data.cache`` names for each."""
     below = data.cache is not None and data.source == "mixture"
-    return [(part, str(Path(data.cache or "") / part.name) if below else data.cache) for part in data.parts]
+    return [(part, str(Path(data.cache or "") / part.name) if below else data.cache) for part in parts_of(data)]
 
 
 def _locate(job: Job, cache: str | None, root: Path | None) -> tuple[Path, dict[str, Any] | None]:

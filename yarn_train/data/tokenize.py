@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from .. import remote_code
 from ..errors import DataError, problem
 from .documents import Document, UndecodableError
 from .encode import Encoder, Recipe, recipe_of
@@ -24,7 +25,7 @@ from .pool import Pool
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a local folder or hub id; code that comes with it is never run.
+    """The tokenizer of a local folder or hub id; code that comes with it is run only where that is allowed and needed.
 
     Raises:
         DataError: if there is none, or none that the ``tokenizers`` library can run.
@@ -33,9 +34,18 @@ def load_tokenizer(path: str | Path) -> Any:
 
     allowed = "a Hugging Face folder or hub id with a tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        except ValueError:
+            if not remote_code.may_run():
+                raise
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=True)
+    except Exception as error:  # of a damaged file the libraries raise anything, a bare Exception included
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():
+            reason = "it has no tokenizer.json; copy the file from where the model was published"
+        elif "custom code" in reason:
+            reason = "it needs its own code: read it, and if you trust it, set model.trust_remote_code=true"
         raise DataError(problem("model.path", str(path), allowed, f"no tokenizer could be loaded: {reason}")) from error
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
         raise DataError(problem("model.path", str(path), allowed, "convert the tokenizer to tokenizer.json first"))
