@@ -59,7 +59,7 @@ def measured_peak(cfg: schema.Config, llama_1b: LlamaConfig) -> float:
     runtime = dist_runtime.start()
     mesh = make_mesh(cfg, llama_1b, runtime)
     kernel = ContextParallel(mesh).attention(choose_kernel("auto", runtime.device, torch.bfloat16))
-    engine, _ = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device, lambda line: None)
+    engine, _ = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device)
     batch = make_batch(torch.randint(0, llama_1b.vocab_size, (1, cfg.data.seq_len))).to(runtime.device)
     count = torch.tensor(2.0 * batch.num_valid, device=runtime.device)
     for _ in range(STEPS):

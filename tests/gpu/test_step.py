@@ -27,7 +27,7 @@ def test_a_64k_step_of_a_1b_model(activation, llama_1b, capsys):
     runtime = dist_runtime.start()
     mesh = make_mesh(cfg, llama_1b, runtime)
     kernel = ContextParallel(mesh).attention(choose_kernel("auto", runtime.device, torch.bfloat16))
-    engine, matmul = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device, lambda line: None)
+    engine, built = build_engine(cfg, llama_1b, None, kernel, mesh, runtime.device)
     batch = make_batch(torch.randint(0, llama_1b.vocab_size, (1, TOKENS))).to(runtime.device)
     count = torch.tensor(float(batch.num_valid), device=runtime.device)
     seconds, losses = [], []
@@ -43,7 +43,7 @@ def test_a_64k_step_of_a_1b_model(activation, llama_1b, capsys):
     assert losses[0] == pytest.approx(math.log(llama_1b.vocab_size), rel=0.05)
     assert losses[2] < losses[0]
     rate = TOKENS / seconds[-1]
-    per_token = flops.flops_per_token(matmul, llama_1b.num_hidden_layers, 32 * 64, TOKENS)
+    per_token = flops.flops_per_token(built.matmul, llama_1b.num_hidden_layers, 32 * 64, TOKENS)
     peak = torch.cuda.max_memory_allocated() / 2**30
     with capsys.disabled():
         used = mfu(rate, per_token, flops.peak_flops(runtime.device), 1)

@@ -16,7 +16,7 @@ from yarn_train.errors import ConfigError
 from yarn_train.plan import check
 from yarn_train.plan.architectures import architecture
 from yarn_train.plan.check import available_host_bytes, check_run_fits
-from yarn_train.plan.machines import GIB
+from yarn_train.plan.machines import GIB, named
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = LlamaConfig(
@@ -30,6 +30,7 @@ def config(
     engine: str = "fsdp2",
     offload: str = "none",
     state: str = "float32",
+    async_save: bool = False,
     **plan: Any,
 ) -> Config:
     return schema.build(
@@ -38,6 +39,7 @@ def config(
             "data": {"seq_len": seq_len},
             "engine": {"name": engine, "offload": offload},
             "optim": {"state": state},
+            "checkpoint": {"async_save": async_save},
             "memory": {"activation": activation},
             "plan": plan,
         }
@@ -156,6 +158,15 @@ def test_on_the_cpu_all_ranks_of_the_host_share_its_memory(llama: LlamaConfig, m
         check_run_fits([config(seq_len=65536)], llama, CPU, world_size=2, ranks_here=2)
 
 
+@pytest.mark.usefixtures("no_trace", "h100")
+def test_the_copy_of_a_checkpoint_must_fit_the_host(llama: LlamaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "available_host_bytes", lambda: 60 * GIB)
+    assert check_run_fits([config(2048)], llama, GPU, world_size=8, ranks_here=8)
+    need = r"at least 75\.3 GiB of 60\.0 usable in host memory.*checkpoint\.async_save=false needs 75\.3 GiB less"
+    with pytest.raises(ConfigError, match=need):
+        check_run_fits([config(2048, async_save=True)], llama, GPU, world_size=8, ranks_here=8)
+
+
 def test_available_memory_is_the_least_of_the_kernel_and_the_container(tmp_path: Path) -> None:
     assert available_host_bytes(tmp_path) == float("inf")
     (tmp_path / "proc").mkdir()
@@ -172,3 +183,32 @@ def test_available_memory_is_the_least_of_the_kernel_and_the_container(tmp_path:
 
 def test_this_machine_has_some() -> None:
     assert 0 < available_host_bytes() < 2**50
+
+
+@pytest.mark.usefixtures("h100")
+def test_a_trace_tells_how_long_a_step_takes_where_the_gpu_is_known(
+    llama: LlamaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    timed: list[float] = []
+    check_run_fits([config()], llama, GPU, 8, 8, timed)
+    (seconds,) = timed
+    assert 100.0 < seconds < 200.0  # 47,806 TFLOPs of each GPU, and as much as 989 a second
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM 80 GB"),
+        ("NVIDIA H200", "H200 SXM 141 GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 SXM 80 GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100 SXM 40 GB"),
+        ("NVIDIA B200", "B200 SXM 180 GB"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_drivers_name(device: str, name: str | None) -> None:
+    machine = named(device)
+    assert (machine.name if machine else None) == name

@@ -14,7 +14,7 @@ from yarn_train.model import flops
 from yarn_train.plan import ledger as books
 from yarn_train.plan.architectures import KNOWN, architecture
 from yarn_train.plan.machines import GIB, H100, MACHINES
-from yarn_train.plan.memory import FIXED, Memory, lower_bound, memory_of, zero_state
+from yarn_train.plan.memory import COPY, FIXED, Memory, lower_bound, memory_of, zero_state
 from yarn_train.plan.sizes import Sizes
 from yarn_train.plan.time import step_time
 from yarn_train.plan.trace import Trace, trace
@@ -30,6 +30,7 @@ def config(**sections: dict[str, Any]) -> Config:
         "data": {"seq_len": 65536},
         "train": {"global_batch_size": 64},
         "memory": {"activation": "full"},
+        "checkpoint": {"async_save": False},
     }
     for section, values in sections.items():
         raw[section] = {**raw.get(section, {}), **values}
@@ -150,6 +151,13 @@ def test_state_in_host_memory_is_counted_there(full: Trace) -> None:
     eight_bit = planned(config(optim={"state": "8bit"}), full)
     assert eight_bit.device[books.OPTIMIZER] == pytest.approx(2.03 * PARAMETERS / 8, rel=0.01)
     assert books.OPTIMIZER in eight_bit.by_arithmetic
+
+
+def test_a_checkpoint_that_is_written_in_the_background_is_copied_to_the_host(full: Trace) -> None:
+    memory = planned(config(checkpoint={"async_save": True}), full)
+    assert memory.host == {COPY: 12 * PARAMETERS / 8}
+    low = planned(config(checkpoint={"async_save": True}, optim={"state": "bfloat16"}), full)
+    assert low.host[COPY] == 6 * PARAMETERS / 8
 
 
 def test_the_host_holds_all_gradients_though_the_device_is_fullest_before_they_exist() -> None:

@@ -6,7 +6,6 @@ does not, 2 the options are wrong.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,23 +13,22 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .. import cli
+from .. import cli, remote_code
 from .. import config as schema
-from ..errors import ConfigError, problem
+from ..errors import problem
 from ..model.load import DTYPES, is_language_model, unsupported
 from ..model.primitives import primitive_for
 from ..model.probe import attention_problems, mask_problems
 from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
-from ..stages import Stage, resolve
+from ..stages import Stage, examine
 from . import show
 from .advice import Adviser
 from .architectures import architecture
-from .estimate import Target, plan_stages
+from .estimate import DOES_NOT_FIT, Target, plan_stages
 from .jobs import Tracer
+from .output import write_plan
 from .sizes import Sizes
-
-DOES_NOT_FIT = 3
 
 
 def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -> None:
@@ -39,12 +37,15 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
     Raises:
         ConfigError: the options are wrong, or the architecture of ``model.path`` is not to be had.
     """
-    stages = resolve(raw, run_folder, typed)
-    cfg = stages[0].cfg
-    base, note = architecture(cfg.model.path)
+    stages, base, note = check_plan(raw, typed, run_folder)
     if note:
         say(note)
-    check(stages, base)
+    with remote_code.allowed(stages[0].cfg.model.trust_remote_code):
+        _plan(stages, base)
+
+
+def _plan(stages: list[Stage], base: PretrainedConfig) -> None:
+    cfg = stages[0].cfg
     target, sizes = Target.of(cfg), Sizes.of(base)
     with Tracer(base) as tracer:
         plans = plan_stages(stages, tracer, sizes, target)
@@ -64,34 +65,42 @@ def plan_run(raw: Mapping[str, Any], typed: Collection[str], run_folder: Path) -
             say("no three changes make it fit")
     if cfg.plan.output is not None:
         data |= {"fits": fits, "advice": show.advice_data(advice)}
-        Path(cfg.plan.output).write_text(json.dumps(data, indent=1) + "\n")
+        write_plan(cfg.plan.output, data)
     if not fits:
         sys.exit(DOES_NOT_FIT)
 
 
-def check(stages: list[Stage], base: PretrainedConfig) -> None:
-    """The checks of a run that concern a plan.
+def check_plan(
+    raw: Mapping[str, Any], typed: Collection[str], run_folder: Path
+) -> tuple[list[Stage], PretrainedConfig, str]:
+    """The checks of a run that concern a plan; returns the stages, the model's config, and a note on it.
 
     Raises:
         ConfigError: listing all problems.
     """
+    stages, problems = examine(raw, run_folder, typed)
+    model = stages[0].cfg.model
+    with problems.collecting(), remote_code.allowed(model.trust_remote_code):
+        base, note = architecture(model.path)
+        problems.add(_model_problems(stages, base))
+    for stage in stages:
+        with problems.collecting():
+            schema.validate(stage.cfg, stage.cfg.plan.gpus)
+    problems.refuse()
+    return stages, base, note
+
+
+def _model_problems(stages: list[Stage], base: PretrainedConfig) -> list[str]:
     found = unsupported(base)
     for stage in stages:
         found += rope_hf.check_base(base, stage.cfg.rope)
-    language = is_language_model(base)
-    if not language and not found:
-        found.append(problem("model.path", base.model_type, "causal language models", "use another base"))
+    if not is_language_model(base):  # it has no heads to look at
+        return found or [problem("model.path", base.model_type, "causal language models", "use another base")]
     for stage in stages:
-        try:
-            schema.validate(stage.cfg, stage.cfg.plan.gpus)
-        except ConfigError as error:
-            found += error.problems
-        if language:  # others have no heads to look at
-            found += context_problems(stage.cfg.parallel, base)
-            found += attention_problems(base, primitive_for("sdpa", "cuda", DTYPES[stage.cfg.model.dtype]))
-            found += mask_problems(stage.cfg, base)
-    if found:
-        raise ConfigError(list(dict.fromkeys(found)))
+        found += context_problems(stage.cfg.parallel, base)
+        found += attention_problems(base, primitive_for("sdpa", "cuda", DTYPES[stage.cfg.model.dtype]))
+        found += mask_problems(stage.cfg, base)
+    return found
 
 
 def say(*lines: str) -> None:
@@ -100,4 +109,4 @@ def say(*lines: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(plan_run)
+    cli.run(plan_run, check=check_plan)

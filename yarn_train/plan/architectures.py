@@ -63,7 +63,7 @@ def architecture(path: str) -> tuple[PretrainedConfig, str]:
     if path not in KNOWN:
         return load_config(path), ""
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True), ""
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False), ""
     except (OSError, ValueError):
         cls, values = KNOWN[path]
         return cls(**values), f"{path} is not in the hub's cache here: planned with the planner's own copy of its sizes"

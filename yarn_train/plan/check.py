@@ -13,9 +13,10 @@ from transformers import PretrainedConfig
 from ..config import Config
 from ..errors import ConfigError, problem
 from .jobs import Tracer
-from .machines import GIB, fixed_bytes, usable_bytes
-from .memory import kept_bytes, lower_bound, memory_of, offloaded_state
+from .machines import GIB, fixed_bytes, named, usable_bytes
+from .memory import copied_state, kept_bytes, lower_bound, memory_of, offloaded_state
 from .sizes import Sizes
+from .time import step_time
 
 EASY = 0.35  # a lower bound at this share of the memory or less cannot be so wrong that the run does not fit
 
@@ -36,7 +37,12 @@ class Need:
 
 
 def check_run_fits(
-    configs: Sequence[Config], base: PretrainedConfig, device: torch.device, world_size: int, ranks_here: int
+    configs: Sequence[Config],
+    base: PretrainedConfig,
+    device: torch.device,
+    world_size: int,
+    ranks_here: int,
+    timed: list[float] | None = None,
 ) -> str:
     """A line about the memory of a run, or its refusal, as ``plan.check`` says.
 
@@ -46,6 +52,7 @@ def check_run_fits(
     Args:
         configs: of all stages.
         ranks_here: ranks that share this host's memory.
+        timed: gets the seconds of a step of each stage, where they were traced for a GPU whose rates are known.
 
     Raises:
         ConfigError: with plan.check=refuse, a stage needs more memory than there is.
@@ -56,11 +63,14 @@ def check_run_fits(
     bounds = list(_bounds(configs, base, device, world_size, ranks_here))
     worst, how = max(bounds, key=lambda need: need.share), "at least "
     if device.type == "cuda" and EASY < worst.share <= 1.0:
-        worst, how = max(_traced(configs, base, device, world_size, ranks_here), key=lambda need: need.share), ""
+        needs = _traced(configs, base, device, world_size, ranks_here, timed)
+        worst, how = max(needs, key=lambda need: need.share), ""
     line = f"{how}{worst.needed / GIB:.1f} GiB of {worst.usable / GIB:.1f} usable {worst.place}"
     if worst.share <= 1.0:
         return f"memory: {line}"
-    fix = "python -m yarn_train.plan with the same options lists what makes it fit; plan.check=warn starts it anyway"
+    copied = ranks_here * copied_state(worst.cfg, Sizes.of(base), world_size) if "host memory" in worst.place else 0.0
+    fix = f"checkpoint.async_save=false needs {copied / GIB:.1f} GiB less; " if copied else ""
+    fix += "python -m yarn_train.plan with the same options lists what makes it fit; plan.check=warn starts it anyway"
     refusal = problem("memory", line, "no more than there is", fix)
     if mode == "refuse":
         raise ConfigError(refusal)
@@ -70,36 +80,46 @@ def check_run_fits(
 def _bounds(
     configs: Sequence[Config], base: PretrainedConfig, device: torch.device, world_size: int, ranks_here: int
 ) -> list[Need]:
-    sizes = Sizes.of(base)
+    sizes, needs = Sizes.of(base), []
     if device.type != "cuda":
         available = _capacity(configs[0], device)
         place = f"in host memory, by arithmetic for {ranks_here} rank(s)"
-        bounds = [lower_bound(_with_state(cfg), sizes, world_size) + _kept_away(cfg, sizes) for cfg in configs]
+        bounds = [
+            lower_bound(_with_state(cfg), sizes, world_size) + _kept_away(cfg, sizes, world_size) for cfg in configs
+        ]
         return [Need(cfg, ranks_here * need, available, place) for cfg, need in zip(configs, bounds, strict=True)]
-    needs, usable = [], usable_bytes(_capacity(configs[0], device))
+    usable = usable_bytes(_capacity(configs[0], device))
     for cfg in configs:
         bound = fixed_bytes(world_size) + lower_bound(cfg, sizes, world_size)
         needs.append(Need(cfg, bound, usable, "on the GPU, by arithmetic"))
-        away = _kept_away(cfg, sizes) + offloaded_state(cfg, sizes, world_size)
+        away = _kept_away(cfg, sizes, world_size) + offloaded_state(cfg, sizes, world_size)
         needs.append(_host_need(cfg, away, ranks_here))
     return needs
 
 
 def _traced(
-    configs: Sequence[Config], base: PretrainedConfig, device: torch.device, world_size: int, ranks_here: int
+    configs: Sequence[Config],
+    base: PretrainedConfig,
+    device: torch.device,
+    world_size: int,
+    ranks_here: int,
+    timed: list[float] | None,
 ) -> list[Need]:
     sizes, capacity, needs = Sizes.of(base), _capacity(configs[0], device), []
+    machine = None if timed is None else named(torch.cuda.get_device_name(device))
     with Tracer(base) as tracer:
         for cfg, traced in zip(configs, tracer([(cfg, world_size) for cfg in configs]), strict=True):
             memory = memory_of(cfg, traced, sizes, world_size, capacity)
             needs.append(Need(cfg, memory.total, memory.usable, "on the GPU, by a trace of the step"))
             needs.append(_host_need(cfg, sum(memory.host.values()), ranks_here))
+            if timed is not None and machine is not None:
+                timed.append(step_time(cfg, traced, sizes, machine, world_size, ranks_here).seconds)
     return needs
 
 
-def _kept_away(cfg: Config, sizes: Sizes) -> float:
-    """Bytes of activations per rank that are kept in host memory."""
-    return kept_bytes(cfg, sizes) if cfg.memory.offloads else 0.0
+def _kept_away(cfg: Config, sizes: Sizes, world_size: int) -> float:
+    """Bytes per rank of activations that are kept in host memory, and of the checkpoint that is written from there."""
+    return (kept_bytes(cfg, sizes) if cfg.memory.offloads else 0.0) + copied_state(cfg, sizes, world_size)
 
 
 def _with_state(cfg: Config) -> Config:
@@ -108,7 +128,7 @@ def _with_state(cfg: Config) -> Config:
 
 
 def _host_need(cfg: Config, per_rank: float, ranks_here: int) -> Need:
-    place = f"in host memory, for what {ranks_here} rank(s) offload"
+    place = f"in host memory, for what {ranks_here} rank(s) keep there"
     return Need(cfg, per_rank * ranks_here, available_host_bytes(), place)
 
 

@@ -11,12 +11,13 @@ from ..model.loss import loss_missing
 from ..stages import Stage
 from .jobs import Tracer
 from .machines import GIB, MACHINES, Machine
-from .memory import MASTER, MOMENTS, Memory, memory_of
+from .memory import Memory, checkpoint_bytes, memory_of
 from .sizes import Sizes
 from .time import StepTime, step_time
 
 GPU = torch.device("cuda")
 EXPORT = {"float32": 4.0, "bfloat16": 2.0}
+DOES_NOT_FIT = 3  # exit code of a plan, and of a dry run
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,6 @@ class StagePlan:
         """All steps."""
         return self.estimate.time.seconds * self.estimate.cfg.train.steps
 
-    @property
-    def disk(self) -> float:
-        """Bytes at the end of the stage: the checkpoints that are kept, and the model."""
-        return self.estimate.cfg.checkpoint.keep * self.checkpoint + self.export
-
 
 def estimates(configs: list[tuple[Config, int]], tracer: Tracer, sizes: Sizes, target: Target) -> list[Estimate]:
     """Estimates of (configuration, GPUs), traced side by side."""
@@ -93,9 +89,11 @@ def plan_stages(stages: list[Stage], tracer: Tracer, sizes: Sizes, target: Targe
     found = estimates([(stage.cfg, target.gpus) for stage in stages], tracer, sizes, target)
     plans = []
     for stage, estimate in zip(stages, found, strict=True):
-        optim = stage.cfg.optim
-        checkpoint = (MASTER[optim.state] + MOMENTS[optim.state]) * sizes.parameters
-        plans.append(
-            StagePlan(stage.name, estimate, checkpoint, EXPORT[stage.cfg.checkpoint.export_dtype] * sizes.parameters)
-        )
+        written = checkpoint_bytes(stage.cfg, sizes), export_bytes(stage.cfg, sizes)
+        plans.append(StagePlan(stage.name, estimate, *written))
     return plans
+
+
+def export_bytes(cfg: Config, sizes: Sizes) -> float:
+    """Bytes of the model at a stage's end on disk."""
+    return EXPORT[cfg.checkpoint.export_dtype] * sizes.parameters

@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from ..config import Config
-from ..dist.runtime import usable_cores
+from ..dist.environment import usable_cores
 from .trace import Trace, trace
 
 Job = tuple[Config, int]  # a stage's configuration and the number of ranks

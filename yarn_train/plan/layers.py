@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from .. import remote_code
 from ..model.causal_lm import CausalLM
 from .ledger import Ledger
 
@@ -25,7 +26,8 @@ _NAMES = {0: "the first block", 1: "the second block", -2: "the last block but o
 def alike(base: PretrainedConfig) -> bool:
     """Whether all blocks of a model have the same shapes and kind."""
     with torch.device("meta"):
-        blocks = CausalLM(AutoModelForCausalLM.from_config(copy.deepcopy(base))).blocks
+        trust = remote_code.flag(base)
+        blocks = CausalLM(AutoModelForCausalLM.from_config(copy.deepcopy(base), trust_remote_code=trust)).blocks
     shapes = {tuple(tuple(p.shape) for p in block.parameters()) for block in blocks}
     return len(shapes) == 1 and len(set(getattr(base, "layer_types", None) or [None])) == 1
 

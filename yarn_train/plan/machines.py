@@ -95,6 +95,19 @@ MACHINES = {
     "b200": B200,
 }
 
+SLOWER = {"PCIe", "NVL", "GH200"}  # boards of the same chips whose rates are others
+
+
+def named(device: str) -> Machine | None:
+    """The machine of a GPU by the name that its driver gives it; None where its rates are not known."""
+    words = set(device.replace("-", " ").split())
+    for key, machine in MACHINES.items():
+        chip, _, memory = key.upper().partition("-")
+        if chip in words and not words & SLOWER and (not memory or f"{memory}GB" in words):
+            return machine
+    return None
+
+
 # Memory that no tensor of ours explains, est. CUDA: context, kernels and cuBLAS workspaces. NCCL: channels and buffers
 # of a run's groups. Reserve: the share of the memory that the caching allocator may lose to fragments.
 CUDA_BYTES = 1.0 * GIB

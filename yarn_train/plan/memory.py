@@ -13,6 +13,7 @@ from .sizes import Sizes
 from .trace import Trace, off_device
 
 FIXED = "CUDA and NCCL"
+COPY = "checkpoint copy"  # in host memory, while a checkpoint is written in the background
 # Bytes per parameter of AdamW's two moments; 8bit: one byte each and a float32 scale per block of 256.
 MOMENTS = {"float32": 8.0, "8bit": 2.0 + 2 * 4 / 256, "bfloat16": 4.0}
 MASTER = {"float32": 4.0, "8bit": 4.0, "bfloat16": 2.0}
@@ -76,6 +77,7 @@ def memory_of(cfg: Config, traced: Trace, sizes: Sizes, world_size: int, capacit
     else:
         host |= most
     device[FIXED] = fixed_bytes(world_size)
+    host[COPY] = copied_state(cfg, sizes, world_size)
     kept = {category: size for category, size in host.items() if size}
     return Memory(device, peak.part, capacity, kept, tuple(arithmetic))
 
@@ -104,6 +106,16 @@ def zero_state(cfg: Config, sizes: Sizes, world_size: int) -> tuple[dict[str, fl
         away |= {WEIGHTS: weights}
         device |= {WEIGHTS: 0.0}
     return {k: v for k, v in device.items() if v}, away
+
+
+def checkpoint_bytes(cfg: Config, sizes: Sizes) -> float:
+    """Bytes of one checkpoint: weights and the optimizer's state."""
+    return (MASTER[cfg.optim.state] + MOMENTS[cfg.optim.state]) * sizes.parameters
+
+
+def copied_state(cfg: Config, sizes: Sizes, world_size: int) -> float:
+    """Bytes per rank of what ``checkpoint.async_save`` copies to host memory; ranks share a checkpoint out evenly."""
+    return checkpoint_bytes(cfg, sizes) / world_size if cfg.checkpoint.async_save else 0.0
 
 
 def offloaded_state(cfg: Config, sizes: Sizes, world_size: int) -> float:

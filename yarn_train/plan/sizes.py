@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from .. import remote_code
 from ..model import flops
 from ..model.causal_lm import CausalLM
 
@@ -37,7 +38,8 @@ class Sizes:
     def of(cls, base: PretrainedConfig) -> Sizes:
         """Count them."""
         with torch.device("meta"):
-            module = CausalLM(AutoModelForCausalLM.from_config(copy.deepcopy(base)))
+            trust = remote_code.flag(base)
+            module = CausalLM(AutoModelForCausalLM.from_config(copy.deepcopy(base), trust_remote_code=trust))
         mlps = [mlp for block in module.blocks if (mlp := getattr(block, "mlp", None)) is not None]
         head = module.model.get_output_embeddings()
         return cls(

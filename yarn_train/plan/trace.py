@@ -23,6 +23,7 @@ from transformers import PretrainedConfig
 from ..config import Config, accumulation_steps
 from ..data.batch import Batch, make_batch
 from ..dist.mesh import Mesh, ulysses_size
+from ..engine import fsdp2
 from ..engine.fsdp2 import FSDP2Engine
 from ..model import loss as losses
 from ..model.attention import choose_kernel
@@ -138,16 +139,16 @@ def trace_whole(cfg: Config, base: PretrainedConfig, world_size: int) -> Trace:
             _fake_buffers(module, fake)
             ledger.label([*module.parameters(), *module.buffers()], WEIGHTS)
             engine = FSDP2Engine(module, cfg, mesh)
-            _make_optimizer_state(engine, ledger)
+            _first_step(engine, ledger)
             layers.name_parts(module.blocks, max(2, cfg.engine.prefetch + 1), ledger)
             micro_batches = min(2, accumulation_steps(cfg, world_size))
             return step(engine, _fake_batch(batch, fake), micro_batches, ledger, absent)
 
 
 @contextmanager
-def fake_ranks(world_size: int) -> Iterator[None]:
-    """A process group of `world_size` ranks that exist in name only; this process is rank 0."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+def fake_ranks(world_size: int, rank: int = 0) -> Iterator[None]:
+    """A process group of `world_size` ranks that exist in name only; this process is number `rank` of them."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     try:
         yield
     finally:
@@ -198,13 +199,23 @@ def _fake_batch(batch: Batch, fake: FakeTensorMode) -> Batch:
     return dataclasses.replace(batch, input_ids=ids, labels=labels, position_ids=positions)
 
 
-def _make_optimizer_state(engine: FSDP2Engine, ledger: Ledger) -> None:
-    """Make what the first step ever makes: a plan is about all the others."""
-    for parameter in engine.module.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    engine.step(0.0)
+def _first_step(engine: FSDP2Engine, ledger: Ledger) -> None:
+    """A plan is about all the others: fake tensors decompose an operator when they first meet it, which takes more."""
     states: list[Any] = [value for state in engine.optimizer.state.values() for value in state.values()]
     ledger.label(states, OPTIMIZER)
+    for parameter in engine.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    _update(engine)
+
+
+def _update(engine: FSDP2Engine) -> None:
+    with mock.patch.object(fsdp2, "is_finite", _finite):  # no Mock: it would keep the norm
+        engine.step(0.0)
+
+
+def _finite(norm: Tensor) -> bool:
+    """In place of a look at a value that a fake tensor has not."""
+    return True
 
 
 def step(engine: FSDP2Engine, batch: Batch, micro_batches: int, ledger: Ledger, absent: frozenset[str]) -> Trace:
@@ -227,7 +238,7 @@ def step(engine: FSDP2Engine, batch: Batch, micro_batches: int, ledger: Ledger, 
         ledger.label([p.grad for p in module.parameters()], GRADIENTS)
     moved, sent = ledger.moved, dict(ledger.sent)
     with ledger.part("optimizer"):
-        engine.step(0.0)
+        _update(engine)
     return Trace(tuple(ledger.moments(absent)), saved, moved, sent)
 
 
