@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 
 import torch
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """The value for a row: JSON has neither infinity nor NaN."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak_flops: float | None, devices: int) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yarn_train.metrics.sinks import ConsoleSink, Epoch, begun_epochs
+from yarn_train.metrics.console import ConsoleSink, Epoch, begun_epochs
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,13 @@ def test_an_epoch_begins_with_its_first_segment(before: Epoch, after: Epoch, lin
 
 def test_the_console_says_it_once_also_after_a_resume(capsys: pytest.CaptureFixture[str]) -> None:
     def row(step: int, epoch: float) -> dict[str, Any]:
-        numbers = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0, "step_tokens": 8, "tokens_per_second": 1.0}
-        return {"step": step, "epoch": epoch, **numbers}
+        numbers = {"loss": 1.0, "lr": 1.0, "grad_norm": 1.0, "tokens_per_second": 1.0, "seconds": 8.0}
+        return {"step": step, "epoch": epoch, "skipped": None, **numbers}
 
-    console = ConsoleSink("01_s4", 2, 1000, 8, epoch=1.6)
+    console = ConsoleSink("01_s4", 2, 1000, 50, epoch=1.6)
     for step, epoch in ((3, 1.9), (4, 2.2), (5, 2.5)):
         console.write(row(step, epoch))
     console.close()
-    assert capsys.readouterr().out == "01_s4  epoch 3 begins at step 4\n"
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("01_s4  step 3/1000  loss 1.0000  ")  # the first line comes at once, others later
+    assert out[1:] == ["01_s4  epoch 3 begins at step 4"]
