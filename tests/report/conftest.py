@@ -102,7 +102,7 @@ def run_folder(tmp_path):
         "git": "0123456789abcdef",
         "seed": 0,
         "world_size": 1,
-        "exit_reason": "finished",
+        "exit_reason": "complete",
         "starts": [{"host": "a", "world_size": 1}, {"host": "b", "world_size": 1}],
     }
     (folder / "run.json").write_text(json.dumps(info))

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from yarn_train.report.collect import Row
+from yarn_train.report.rows import Row
 from yarn_train.report.tables import (
     Grid,
     number,

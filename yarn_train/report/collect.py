@@ -12,29 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError
+from .evaluations import FOLDER, Evaluations, has_evaluations, read_evaluations
+from .files import json_file, unreadable, yaml_file
+from .rows import Row
 
 STAGE_NAME = re.compile(r"\d+_")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One perplexity of ``eval/perplexity.json``; `perplexity` is NaN where the model's answer was not finite."""
-
-    label: str
-    window: int
-    perplexity: float
-    mode: str = "token_mean"
-    method: str = ""
-    ramp: str | None = None
-    factor: float = 1.0
-    stage: str | None = None
-    stride: int = 0
-    tokens: int = 0
-    documents: int = 0
-    score_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +44,14 @@ class Frequencies:
     def base(self) -> list[float]:
         """Unscaled inverse frequencies theta ** (-2 i / head_dim), one per pair."""
         return [self.theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
+
+    def pair_of(self, rotations: Any) -> float | None:
+        """Pair index (a fraction) that turns `rotations` times over the original length; None where there is none."""
+        if not isinstance(rotations, int | float) or rotations <= 0:
+            return None
+        turns = self.original_length / (rotations * 2 * math.pi)
+        pair = self.head_dim * math.log(turns) / (2 * math.log(self.theta))
+        return pair if 0 <= pair < self.head_dim // 2 else None
 
 
 @dataclass(frozen=True)
@@ -93,12 +84,25 @@ class Run:
     info: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
-    perplexity: tuple[Row, ...] = ()
     frequencies: Frequencies | None = None
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether training wrote this folder; else it holds an evaluation alone."""
+        return bool(self.info or self.stages)
+
+    @property
+    def perplexity(self) -> tuple[Row, ...]:
+        return self.evaluations.perplexity
+
+    def option(self, key: str) -> Any:
+        """An option of the first stage that states it, None where none does."""
+        return next((value for stage in self.stages if (value := stage.option(key)) is not None), None)
 
     def original_length(self) -> int | None:
         """L, from the RoPE tables or else the configuration; None where neither states it."""
@@ -115,59 +119,43 @@ def collect(folder: str | Path) -> Run:
     """Read a run folder as DESIGN describes it.
 
     Raises:
-        DataError: when it is no run folder, or when a file in it cannot be read as what it should be.
+        DataError: when it is neither a run nor an evaluation, or when a file in it cannot be read as what it should be.
     """
     folder = Path(folder)
-    stages = _stages(folder) if folder.is_dir() else []
-    if not stages and not (folder / "run.json").is_file():
+    if not is_run(folder):
         raise DataError(_not_a_run(folder))
     return Run(
         folder=folder,
-        info=_json(folder / "run.json", dict) or {},
-        config=_yaml(folder / "config.yaml"),
-        stages=tuple(Stage(p.name, p, _yaml(p / "config.yaml"), _metrics(p / "metrics.jsonl")) for p in stages),
-        perplexity=_rows(folder / "eval" / "perplexity.json"),
+        info=json_file(folder / "run.json", dict) or {},
+        config=yaml_file(folder / "config.yaml"),
+        stages=tuple(_stage(path) for path in _stages(folder)),
         frequencies=_frequencies(folder / "frequencies.json"),
+        evaluations=read_evaluations(folder),
     )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether training or an evaluation wrote this folder, however little of it."""
+    written = folder.is_dir() and ((folder / "run.json").is_file() or bool(_stages(folder)))
+    return written or has_evaluations(folder)
 
 
 def _stages(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and STAGE_NAME.match(p.name))
 
 
+def _stage(folder: Path) -> Stage:
+    return Stage(folder.name, folder, yaml_file(folder / "config.yaml"), _metrics(folder / "metrics.jsonl"))
+
+
 def _not_a_run(folder: Path) -> str:
-    got = "a folder without run.json and without stage folders" if folder.is_dir() else "no such folder"
-    fix = "give the folder that training wrote, outputs/<run.name>"
+    got = "a folder without run.json, stage folders or eval/*.json" if folder.is_dir() else "no such folder"
+    fix = "give the folder that training wrote, outputs/<run.name>, or that an evaluation did, outputs/eval/<model>"
     if (folder.parent / "run.json").is_file():
         fix = f"this is a stage; give the run it belongs to, {folder.parent}"
-    return f"{folder}: got {got}; allowed: a run folder (run.json, 01_.../metrics.jsonl); fix: {fix}"
-
-
-def _unreadable(path: Path, what: str, error: object) -> DataError:
-    got = " ".join(str(error).split())  # parsers explain themselves over several lines
-    return DataError(f"{path}: got {got}; allowed: {what}; fix: repair the file, or move it away to report without it")
-
-
-def _json(path: Path, kind: type) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _unreadable(path, "JSON", error) from error
-    if not isinstance(value, kind):
-        raise _unreadable(path, f"a JSON {'list' if kind is list else 'object'}", type(value).__name__)
-    return value
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise _unreadable(path, "YAML", error) from error
-    return value if isinstance(value, dict) else {}
+    elif folder.name == FOLDER and has_evaluations(folder.parent):
+        fix = f"give the folder around it, {folder.parent}"
+    return f"{folder}: got {got}; allowed: a run folder (run.json, 01_.../metrics.jsonl) or eval/*.json; fix: {fix}"
 
 
 def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
@@ -180,28 +168,15 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
         try:
             record = json.loads(line)
             by_step[int(record["step"])] = record
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):  # the run was killed, or is writing this line now
                 break
-            raise _unreadable(path, "one JSON object with a step per line", f"line {number}: {error!r}") from error
+            raise unreadable(path, "one JSON object with a step per line", f"line {number}: {error!r}") from error
     return tuple(by_step[step] for step in sorted(by_step))
 
 
-def _rows(path: Path) -> tuple[Row, ...]:
-    names = Row.__dataclass_fields__
-    found = []
-    for entry in _json(path, list) or []:
-        try:
-            known = {k: v for k, v in entry.items() if k in names and (v is not None or names[k].default is None)}
-            known["perplexity"] = math.nan if entry["perplexity"] is None else float(entry["perplexity"])
-            found.append(Row(**{**known, "label": str(entry["label"]), "window": int(entry["window"])}))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _unreadable(path, "rows with label, window and perplexity", f"{entry!r} ({error!r})") from error
-    return tuple(found)
-
-
 def _frequencies(path: Path) -> Frequencies | None:
-    value = _json(path, dict)
+    value = json_file(path, dict)
     if value is None:
         return None
     names = Table.__dataclass_fields__
@@ -212,4 +187,4 @@ def _frequencies(path: Path) -> Frequencies | None:
         )
         return Frequencies(int(value["head_dim"]), float(value["theta"]), int(value["original_length"]), tables)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, "head_dim, theta, original_length and tables", repr(error)) from error
+        raise unreadable(path, "head_dim, theta, original_length and tables", repr(error)) from error

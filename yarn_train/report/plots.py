@@ -10,19 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from .collect import Frequencies, Row, Run, Stage, Table
+from .collect import Frequencies, Run, Stage
+from .figures.frequencies import alike
+from .figures.looks import is_base
+from .rows import Row
 from .style import GREY, MARKERS, TRAINED, identity, mean, picture, spread
-from .tables import perplexity_caption
+from .tables import main_mode, perplexity_caption
 
 LABELLED_DIRECTLY = 12  # more end labels than this do not fit beside the axes
 IN_LEGEND = 28
-METHOD_NAMES = {"pi": "PI", "ntk": "NTK-aware", "ntk_by_parts": "NTK-by-parts", "yarn": "YaRN"}
 
 
 @picture
 def perplexity(run: Run) -> Figure | None:
     """Perplexity (token mean) against context window, one line per label, with L and every stage's s * L marked."""
-    rows = [row for row in run.perplexity if row.mode == "token_mean"]
+    rows = main_mode(run.perplexity)
     curves = {label: _curve(rows, label) for label in dict.fromkeys(row.label for row in rows)}
     curves = {label: curve for label, curve in curves.items() if curve}
     if not curves:
@@ -40,6 +42,9 @@ def perplexity(run: Run) -> Figure | None:
         )
         x, y = [row.window for row in curve], [row.perplexity for row in curve]
         axes.plot(x, y, color=color, marker=marker, mec="white", mew=0.6, label=label, **style)
+        if trained or is_base(curve[0]):
+            low, high = [row.low for row in curve], [row.high for row in curve]  # NaN where there is no interval
+            axes.fill_between(x, low, high, color=color, alpha=0.16, lw=0, zorder=1)
     _context_axis(axes, sorted({row.window for curve in curves.values() for row in curve}))
     _perplexity_axis(axes)
     _mark_lengths(axes, run)
@@ -220,21 +225,13 @@ def _stage_label(stage: Stage) -> str:
 
 
 def _frequency_panel(axes: Axes, data: Frequencies, factor: float, run: Run) -> None:
-    base = data.base()
-    lines: dict[tuple[float, ...], list[Table]] = {}
-    for table in data.tables:
-        if table.factor == factor:
-            kept = tuple(round(scaled / f, 6) for scaled, f in zip(table.inv_freq, base, strict=True))
-            lines.setdefault(kept, []).append(table)
+    lines = alike(data, factor)
     axes.axhline(1.0, color="#999999", lw=1, ls=(0, (1, 1.5)))
-    names = {kept: " / ".join(dict.fromkeys(map(_method, tables))) for kept, tables in lines.items()}
-    if len(set(names.values())) < len(names):  # a sweep: the methods' names do not tell its lines apart
-        names = {kept: " / ".join(t.label for t in tables) for kept, tables in lines.items()}
-    for kept, tables in list(lines.items())[:LABELLED_DIRECTLY]:
+    for kept, (name, tables) in list(lines.items())[:LABELLED_DIRECTLY]:
         color, _ = identity(tables[-1], ())
-        axes.plot(range(len(kept)), kept, color=color, marker=".", ms=4, lw=1.8, label=names[kept])
-    for rotations, name in ((_option(run, "rope.beta"), "beta"), (_option(run, "rope.alpha"), "alpha")):
-        pair = _pair_of(rotations, data)
+        axes.plot(range(len(kept)), kept, color=color, marker=".", ms=4, lw=1.8, label=name)
+    for rotations, name in ((run.option("rope.beta"), "beta"), (run.option("rope.alpha"), "alpha")):
+        pair = data.pair_of(rotations)
         if pair is not None:
             axes.axvline(pair, color="#999999", lw=0.9, ls=":", zorder=1)
             text = f"{name}: {rotations:g} turn{'s' if rotations != 1 else ''} in L"
@@ -246,20 +243,3 @@ def _frequency_panel(axes: Axes, data: Frequencies, factor: float, run: Run) -> 
     axes.set_xlabel("pair of head dimensions (fast to slow)")
     axes.set_title(f"s = {factor:g}", fontsize=10, pad=18)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize=8)
-
-
-def _method(table: Table) -> str:
-    ramp = " (Eq. 18 ramp)" if table.ramp == "by_rotations" else ""
-    return METHOD_NAMES.get(table.method, table.method) + ramp
-
-
-def _option(run: Run, key: str) -> Any:
-    return next((value for stage in run.stages if (value := stage.option(key)) is not None), None)
-
-
-def _pair_of(rotations: Any, data: Frequencies) -> float | None:
-    """Pair index (a fraction) that turns `rotations` times over the original length; None where there is none."""
-    if not isinstance(rotations, int | float) or rotations <= 0:
-        return None
-    pair = data.head_dim * math.log(data.original_length / (rotations * 2 * math.pi)) / (2 * math.log(data.theta))
-    return pair if 0 <= pair < data.head_dim // 2 else None

@@ -15,7 +15,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from .collect import Row, Run, Table
+from .collect import Table
+from .rows import Row
 
 GREY = "#666666"
 TRAINED = ("#0072B2", "#882255", "#117733", "#CC6677", "#332288", "#999933")
@@ -45,13 +46,13 @@ STYLE: Any = {
 }
 
 
-def picture(draw: Callable[[Run], Figure | None]) -> Callable[[Run, Path], Path | None]:
-    """Make of a drawing function one that saves its figure, or does nothing where the run has nothing to draw."""
+def picture(draw: Callable[[Any], Figure | None]) -> Callable[[Any, Path], Path | None]:
+    """Make of a drawing function one that saves its figure, or does nothing where there is nothing to draw."""
 
     @functools.wraps(draw)
-    def save(run: Run, path: Path) -> Path | None:
+    def save(subject: Any, path: Path) -> Path | None:
         with matplotlib.rc_context(STYLE):
-            figure = draw(run)
+            figure = draw(subject)
             if figure is None:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
