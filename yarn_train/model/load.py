@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from .. import remote_code
 from ..config import RopeConfig
 from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
 from .attention import Kernel
+from .folder import folder_problems
 from .weights import WeightFiles, mismatches, parameters_on_meta
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+# The largest of each that is taken for real.
+SIZES = {
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 10**9,
+}
 
 
-def load_config(path: str) -> PretrainedConfig:
-    """Config of a Hugging Face folder or hub id; no weights are touched and no remote code is run.
+def load_config(path: str, key: str = "model.path") -> PretrainedConfig:
+    """Config of a Hugging Face folder or hub id; no weights are touched.
+
+    Args:
+        key: the option that `path` comes from.
 
     Raises:
-        ConfigError: nothing readable at `path`.
+        ConfigError: nothing readable at `path`, or code of its own that model.trust_remote_code does not allow.
     """
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise ConfigError(problem("model.path", path, "an existing folder or a hub id", "check the spelling"))
+    if refused := folder_problems(path, key):
+        raise ConfigError(refused)
+    allowed = "a folder with config.json, or a hub id this machine can reach"
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        files = remote_code.needed(PretrainedConfig.get_config_dict(path)[0])
+        remote_code.refuse(key, path, files)
+        return AutoConfig.from_pretrained(path, trust_remote_code=bool(files))
+    except ConfigError:
+        raise
+    except OSError as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            problem("model.path", path, "a folder with config.json, or a hub id this machine can reach", first)
-        ) from error
+        raise ConfigError(problem(key, path, allowed, first)) from error
+    except Exception as error:  # of a config's values, or of code that comes with it: anything
+        first = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        got = f"{path}, whose config.json says: {type(error).__name__}: {first[:300]}"
+        fix = "mend its config.json, or download the model again"
+        raise ConfigError(problem(key, got, "a config.json that transformers can read", fix)) from error
 
 
 def is_language_model(config: PretrainedConfig) -> bool:
@@ -45,7 +67,10 @@ def is_language_model(config: PretrainedConfig) -> bool:
 
 def unsupported(config: PretrainedConfig) -> list[str]:
     """Problems of an architecture whose head does more than a matrix product, which the losses would not see."""
-    found = []
+    found = _number_problems(config)
+    if getattr(config, "quantization_config", None):
+        fix = "use the base model that it was quantised from"
+        found.append(problem("model.path", "quantised weights (quantization_config)", "weights to train", fix))
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, key, None) not in (None, 1.0):
             found.append(
@@ -63,6 +88,15 @@ def unsupported(config: PretrainedConfig) -> list[str]:
     return found
 
 
+def _number_problems(config: PretrainedConfig) -> list[str]:
+    """Sizes that no model has: building one of them would fail without a word, or never end."""
+    return [
+        problem("model.path", f"{key}={value!r} in its config.json", f"1 to {most:,}", "download the model again")
+        for key, most in SIZES.items()
+        if (value := getattr(config, key, 1)) is not None and not (type(value) is int and 1 <= value <= most)
+    ]
+
+
 def build_model(
     weights: str | None, base: PretrainedConfig, rope: RopeConfig | None, kernel: Kernel
 ) -> PreTrainedModel:
@@ -78,7 +112,9 @@ def build_model(
     """
     config = _run_config(base, rope)
     if weights is None:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=kernel.implementation)
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation=kernel.implementation, trust_remote_code=remote_code.flag(config)
+        )
     else:
         model = _load_weights(weights, config, kernel)
     if rope is not None:
@@ -90,11 +126,25 @@ def build_skeleton(base: PretrainedConfig, rope: RopeConfig | None, kernel: Kern
     """The same model with its parameters on the meta device and its buffers real; see :mod:`model.weights`."""
     with parameters_on_meta():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            _run_config(base, rope), attn_implementation=kernel.implementation
+            _run_config(base, rope),
+            attn_implementation=kernel.implementation,
+            trust_remote_code=remote_code.flag(base),
         )
     if rope is not None:
         rope_hf.verify_tables(model, rope_hf.table_for(base, rope))
     return model
+
+
+def build_streaming(
+    weights: str, base: PretrainedConfig, rope: RopeConfig | None, kernel: Kernel
+) -> tuple[PreTrainedModel, bool]:
+    """(the model, whether it still is a skeleton): to shard and then fill from the files, where they allow it.
+
+    Where transformers renames or merges tensors it is loaded whole, on the CPU.
+    """
+    skeleton = build_skeleton(base, rope, kernel)
+    streams = streamable(skeleton, weights)
+    return (skeleton if streams else build_model(weights, base, rope, kernel)), streams
 
 
 def streamable(skeleton: PreTrainedModel, weights: str) -> bool:
@@ -116,12 +166,14 @@ def _run_config(base: PretrainedConfig, rope: RopeConfig | None) -> PretrainedCo
 
 
 def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTrainedModel:
+    WeightFiles(path)  # its index names files of its own only; a model of nothing but pickles is refused
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=torch.float32,
             attn_implementation=kernel.implementation,
+            trust_remote_code=remote_code.flag(config),
             output_loading_info=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
+from .. import remote_code
 from ..config import Config
 from ..errors import problem
 from .attention import refuse_ignored
@@ -93,7 +94,7 @@ def probe(base: PretrainedConfig) -> Probe:
     recorder = _Recorder()
     AttentionInterface.register(PROBE, recorder)
     try:
-        module = _skeleton(base)
+        module = skeleton(base)
         blocks = list(module.blocks)
         for block in blocks:
             block.register_forward_pre_hook(recorder.enter)
@@ -174,9 +175,12 @@ def _width_problems(widths: tuple[int, int, int], primitive: str | None) -> list
     return [problem("model.path", f"heads of {query} dimensions", f"{allowed} with this kernel", fix)]
 
 
-def _skeleton(base: PretrainedConfig) -> CausalLM:
+def skeleton(base: PretrainedConfig) -> CausalLM:
+    """The model of `base` without memory, its attention function the recorder's."""
     config: Any = copy.deepcopy(base)
     config.use_cache = False
     config.dtype = torch.bfloat16  # the only one in which experts' grouped products can be tried on meta
     with torch.device("meta"):
-        return CausalLM(AutoModelForCausalLM.from_config(config, attn_implementation=PROBE).eval())
+        trust = remote_code.flag(config)
+        built = AutoModelForCausalLM.from_config(config, attn_implementation=PROBE, trust_remote_code=trust)
+        return CausalLM(built.eval())

@@ -215,7 +215,7 @@ def flash_attn_backward(
         window_size_right=-1,
         softcap=0.0,
         alibi_slopes=None,
-        deterministic=False,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
         rng_state=None,
     )
     return dq, dk, dv

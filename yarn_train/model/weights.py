@@ -24,6 +24,8 @@ from torch.distributed.tensor import DTensor, Shard
 from ..errors import ConfigError, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PLAIN = re.compile(r"\w[\w.-]*\.safetensors")  # a file of this folder; it may be a link, as in the hub's cache
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CONSTANT = re.compile(r"rotary_emb\.inv_freq$")  # old checkpoints hold it; models compute it, as transformers says too
 
 
@@ -96,9 +98,18 @@ class WeightFiles:
         """Every tensor's name."""
         return set(self._files)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in order of their names."""
+        return sorted({self.folder / file for file in self._files.values()})
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, from its file's header."""
         return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Dtype of a tensor as safetensors spells it (F32, BF16 ...), from its file's header."""
+        return str(self._slice(name).get_dtype())
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a tensor on the CPU, in the file's dtype; nothing else of it is read."""
@@ -169,14 +180,19 @@ def copy_rows(target: Tensor, source: str, files: WeightFiles) -> None:
 
 
 def first_row(tensor: DTensor) -> int:
-    """The first row of a DTensor that this rank holds: even chunks, rounded up, the last ones shorter or empty."""
+    """The first row of a DTensor that this rank holds."""
     for dimension, placement in enumerate(tensor.placements):
         if isinstance(placement, Shard):
             if placement.dim != 0:
                 raise ValueError(f"sharded over dimension {placement.dim}; only rows can be streamed")
-            chunk = -(-tensor.shape[0] // tensor.device_mesh.size(dimension))
-            return tensor.device_mesh.get_local_rank(dimension) * chunk
+            mesh = tensor.device_mesh
+            return chunk_start(tensor.shape[0], mesh.size(dimension), mesh.get_local_rank(dimension))
     return 0
+
+
+def chunk_start(rows: int, ranks: int, rank: int) -> int:
+    """The first of the rows that FSDP2 gives to `rank`: even chunks, rounded up, the last ones shorter or empty."""
+    return rank * -(-rows // ranks)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -221,14 +237,24 @@ def _index(folder: Path, path: str) -> dict[str, str]:
         except (OSError, SafetensorError) as error:
             fix = f"{SINGLE}: {error}; copy or download it again"
             raise ConfigError(problem("weights", path, "readable safetensors files", fix)) from error
-    fix = "convert its weights with save_pretrained of a recent transformers"
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    fix = "download the model again; nothing here holds weights"
+    if pickles:
+        fix = (
+            f"{pickles[0]} is a pickle, which can run any code when it is read, so it is not: take the model's "
+            "safetensors, or where you trust it, AutoModelForCausalLM.from_pretrained(IN).save_pretrained(OUT)"
+        )
     raise ConfigError(problem("weights", path, f"{SINGLE} or its index", fix))
 
 
 def _weight_map(index: Path, path: str) -> dict[str, str]:
     try:
-        mapping: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        mapping: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         fix = f"{INDEX}: {type(error).__name__}: {error}; copy or download it again"
         raise ConfigError(problem("weights", path, "a readable index", fix)) from error
+    outside = [file for file in mapping.values() if not (isinstance(file, str) and PLAIN.fullmatch(file))]
+    if outside:
+        fix = "do not use this model: its index points out of its folder, at what else is on this machine"
+        raise ConfigError(problem("weights", path, f"names of files beside {INDEX}, not {outside[0]!r}", fix))
     return mapping

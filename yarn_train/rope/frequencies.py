@@ -91,6 +91,23 @@ def attention_factor(method: str, factor: float, temperature: float | str = "aut
     return math.sqrt(1.0 / temperature)
 
 
+def dynamic_factor(length: int, original_length: int) -> float:
+    """Dynamic scaling: s = max(1, l'/L) for a sequence of l' tokens so far (paper, section 3.3).
+
+    Any method takes it as its `factor`; yarn's temperature then follows it too.
+
+    transformers' rope type ``dynamic`` is ntk with ``s = f l'/L - (f - 1)``, f being its ``factor``: equal to this
+    where f = 1. It differs in two more ways. Once it has seen a longer sequence it keeps that one's scale for every
+    later one that is not shorter than L. And it rotates keys before they are cached, each at the scale of its own time.
+
+    Raises:
+        ValueError: a length below 1.
+    """
+    if length < 1 or original_length < 1:
+        raise ValueError(f"lengths must be at least 1, got {length} and {original_length}")
+    return max(1.0, length / original_length)
+
+
 def base_frequencies(dim: int, theta: float) -> Tensor:
     """Unscaled RoPE, b^(-2i/d): [d/2] float32 radians per token (RoFormer, Su et al., section 3.2.2)."""
     return 1.0 / _periods(dim, theta)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import ConfigError, problem
+from ...errors import ConfigError, problem
 
 
 class Window(NamedTuple):
@@ -95,6 +95,11 @@ def shared_targets(largest_window: int, stride: int, windows_per_document: int) 
 
 
 def _reference_windows(num_tokens: int, text: int, stride: int, bos: bool) -> list[Window]:
+    """The reference's windows, but for those without a token to score.
+
+    Without BOS and with ``stride == window`` the last window may be one token, which has no context. The reference
+    takes the mean over no tokens there, which is NaN and with it the whole result; here there is no such window.
+    """
     windows = []
     previous_end = 0
     for begin in range(0, num_tokens, stride):

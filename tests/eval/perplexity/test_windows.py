@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yarn_train.errors import ConfigError
-from yarn_train.eval.windows import Window, default_windows, shared_targets, sliding_windows
+from yarn_train.eval.perplexity.windows import Window, default_windows, shared_targets, sliding_windows
 
 bools = st.booleans()
 
