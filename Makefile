@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-long check setup clean
+.PHONY: train test test-long chaos check reproduce docs docs-serve setup clean
 
 train: setup ## the main job: s=16, then s=32, evaluation and report, on this machine
 	@$(BIN)/python train.py $(ARGS)
@@ -15,10 +15,23 @@ test: check ## lint, types and every test that runs on CPU in minutes
 test-long: setup ## the tests that take longer
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
+chaos: setup ## kill runs at random, CHAOS_KILLS (200) times, and see that each ends as if nothing had happened
+	@CHAOS_KILLS=$${CHAOS_KILLS:-200} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 7200 -m "long or not long" tests/chaos $(ARGS)
+
 check: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+reproduce: setup ## the paper's findings at small scale, about two hours on two cores: make reproduce BOOKS=FOLDER
+	@$(BIN)/python -m yarn_train.reproduce $(if $(BOOKS),--books $(BOOKS)) $(ARGS)
+
+docs: setup ## the documentation, into site/; site/index.html opens from the disk, nothing is fetched
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "site/index.html"
+
+docs-serve: setup ## the documentation on http://127.0.0.1:8000, made again at every change
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict $(ARGS)
 
 setup: $(VENV)/.installed ## .venv with the versions of constraints.txt
 
@@ -32,4 +45,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean: ## remove the environment and caches; outputs/ and data/cache/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
