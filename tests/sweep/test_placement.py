@@ -65,8 +65,8 @@ def holder(smi: Path) -> Iterator[Holder]:
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:  # waits, and closes the pipes
+            process.kill()
 
 
 def got(process: subprocess.Popen[str]) -> set[str]:
@@ -75,7 +75,10 @@ def got(process: subprocess.Popen[str]) -> set[str]:
 
 
 def let_go(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=20)
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+    process.wait(timeout=20)
 
 
 def test_jobs_never_share_a_gpu(holder: Holder) -> None:
@@ -101,9 +104,11 @@ def test_who_has_to_wait_says_so_once_and_gets_what_the_others_leave(holder: Hol
     first, second = holder(3), holder(1)
     got(first), got(second)
     said: list[str] = []
-    threading.Timer(0.5, let_go, [first]).start()
+    later = threading.Timer(0.5, let_go, [first])
+    later.start()
     with placed(2, 1, said.append) as mine:
         assert len(mine.devices) == 2
+    later.join()  # the process belongs to one thread at a time
     assert len(said) == 1
     assert said[0].startswith("waiting for 2 free GPUs, 0 now: 0: another job of a sweep; ")
 
@@ -133,9 +138,11 @@ def test_gpus_that_others_compute_on_are_left_alone(smi: Path) -> None:
     said: list[str] = []
     with placed(2, 1) as mine:
         assert mine.devices == ("1", "3")
-    threading.Timer(0.4, smi.write_text, [""]).start()
+    later = threading.Timer(0.4, smi.write_text, [""])
+    later.start()
     with placed(3, 1, said.append) as mine:
         assert mine.devices == ("0", "1", "2")
+    later.join()
     assert said == ["waiting for 3 free GPUs, 2 now: 0: python (pid 77); 2: other (pid 78)"]
 
 
