@@ -17,6 +17,7 @@ from ..errors import ConfigError, problem
 
 CPU_CHUNK_LOGITS = 2**22  # 16 MiB of fp32 logits: stays in a CPU's last-level cache
 GPU_CHUNK_LOGITS = 2**27  # 512 MiB of fp32 logits: large enough to keep a GPU's matrix units busy
+CPU_CHUNKS_AT_ONCE = 8  # 64 MiB in bf16
 MIN_CHUNK_TOKENS = 128
 MAX_LOGITS = 2**31 - 1
 
@@ -94,6 +95,41 @@ def loss_missing(name: str, device: torch.device, logits: int) -> str | None:
 LOSSES = {"full": full_loss, "chunked": chunked_loss, "fused": fused_loss}
 
 
+def chunks_at_once(weight: torch.Tensor) -> int:
+    """Chunks whose logit gradients wait in the head's dtype to be multiplied at once.
+
+    On a CPU a product of few tokens is slow, and every one adds the whole of the head's gradient up once more. Where
+    the head is fp32 a chunk's gradients lie in its logits' own memory.
+    """
+    return 1 if weight.is_cuda or weight.dtype == torch.float32 else CPU_CHUNKS_AT_ONCE
+
+
+def _softmax_in_place(
+    logits: torch.Tensor, product: torch.Tensor, target: torch.Tensor, needs_grad: bool
+) -> torch.Tensor:
+    """Summed loss of one chunk; its gradient by the logits replaces `product`.
+
+    Args:
+        logits: scratch memory [tokens, vocab], fp32: that of `product` itself where its dtype is the same.
+        product: the chunk's logits in the head's dtype.
+        target: [tokens].
+    """
+    if product.dtype != logits.dtype:
+        logits.copy_(product)
+    valid = target != IGNORE_INDEX
+    index = target.clamp_min(0).unsqueeze(1)
+    right = logits.gather(1, index)
+    top = logits.amax(1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(1, keepdim=True)
+    loss = ((total.log() + top - right).squeeze(1) * valid).sum()
+    if needs_grad:
+        logits.mul_(valid.unsqueeze(1) / total)
+        logits.scatter_add_(1, index, -valid.unsqueeze(1).float())
+        if product.dtype != logits.dtype:
+            product.copy_(logits)
+    return loss
+
+
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -103,22 +139,22 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_grad else None
         # fp32 accumulator: bf16 sums over hundreds of chunks would lose the small contributions
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
-        for start in range(0, hidden.shape[0], chunk):
-            part = hidden[start : start + chunk]
-            target = labels[start : start + chunk]
-            valid = target != IGNORE_INDEX
-            index = target.clamp_min(0).unsqueeze(1)
-            logits = F.linear(part, weight).float()
-            log_z = torch.logsumexp(logits, dim=1, keepdim=True)
-            loss += ((log_z - logits.gather(1, index)).squeeze(1) * valid).sum()
+        many = chunks_at_once(weight)
+        # made once: fresh memory for every chunk costs a CPU more in page faults than the softmax
+        logits = weight.new_empty(min(chunk, len(hidden)), len(weight), dtype=torch.float32)
+        fp32 = weight.dtype == torch.float32
+        products = logits if fp32 else weight.new_empty(min(many * chunk, len(hidden)), len(weight))
+        for first in range(0, len(hidden), many * chunk):
+            for start in range(first, min(first + many * chunk, len(hidden)), chunk):
+                part, target = hidden[start : start + chunk], labels[start : start + chunk]
+                product = products[start - first : start - first + len(part)]
+                torch.mm(part, weight.t(), out=product)
+                loss += _softmax_in_place(logits[: len(part)], product, target, needs_grad)
             if grad_hidden is None or grad_weight is None:
                 continue
-            grad_logits = logits.sub_(log_z).exp_()  # softmax, in the logits' own memory
-            grad_logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=torch.float32))
-            grad_logits.mul_(valid.unsqueeze(1))
-            grad_logits = grad_logits.to(weight.dtype)
-            torch.mm(grad_logits, weight, out=grad_hidden[start : start + chunk])
-            grad_weight += torch.mm(grad_logits.t(), part)
+            part = hidden[first : first + many * chunk]
+            torch.mm(products[: len(part)], weight, out=grad_hidden[first : first + many * chunk])
+            grad_weight += torch.mm(products[: len(part)].t(), part)
         if grad_hidden is not None and grad_weight is not None:
             ctx.save_for_backward(grad_hidden, grad_weight)
             ctx.weight_dtype = weight.dtype

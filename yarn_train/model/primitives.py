@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import cpu_backward as native
 from . import varlen
 from .merge import Gradients, Results, repeat_heads, seq_major, sum_heads
 from .varlen import LSE_ALIGNMENT, Varlen
@@ -45,7 +46,9 @@ def cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> 
 def cpu_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> Gradients:
-    """See :func:`cpu_forward`."""
+    """See :func:`cpu_forward`; where it was compiled and takes these tensors, our own kernel."""
+    if native.suits(q, k, v):
+        return native.backward(dout, q, k, v, out, lse, causal, scale)
     return aten._scaled_dot_product_flash_attention_for_cpu_backward(dout, q, k, v, out, lse, 0.0, causal, scale=scale)
 
 

@@ -158,7 +158,7 @@ def fake_ranks(world_size: int, rank: int = 0) -> Iterator[None]:
 @contextmanager
 def gpu_sizes() -> Iterator[None]:
     """Sizes that are chosen by device are those of a GPU; a build of torch without CUDA cannot fake its tensors."""
-    chunk = mock.patch.object(losses, "CPU_CHUNK_LOGITS", losses.GPU_CHUNK_LOGITS)
+    chunk = mock.patch.multiple(losses, CPU_CHUNK_LOGITS=losses.GPU_CHUNK_LOGITS, CPU_CHUNKS_AT_ONCE=1)
     whole = mock.patch.object(losses, "MAX_LOGITS", sys.maxsize)  # more than that are refused, with their size at hand
     with chunk, whole:
         yield

@@ -26,7 +26,7 @@ from ..errors import DataError, problem
 from ..metrics import pace
 from ..metrics.console import ConsoleSink, Epoch
 from ..metrics.sinks import FanOut, JsonlSink
-from ..model import flops
+from ..model import cpu_backward, flops
 from ..model.attention import Kernel, choose_kernel
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES, build_model, build_streaming
@@ -219,6 +219,9 @@ def build_engine(
     if not streams and cfg.engine.name != "fsdp2" and cfg.engine.offload != "all":
         module.to(device)  # FSDP2 moves one block at a time, when it shards it
     done += parallelize(module, cfg, mesh)
+    if device.type == "cpu":
+        chosen = cpu_backward.use(cfg.compile.enabled)
+        done[-1:-1] = [f"attention's backward: {chosen}"] if cfg.compile.enabled else []
     move_buffers(module, device)
     engine: Engine = ENGINES[cfg.engine.name](module, cfg, mesh)
     if weights is not None and streams:
