@@ -1,4 +1,4 @@
-"""Our attention backward for CPUs against float64, in the forms in which attention calls it, and what runs without it."""
+"""Our attention backward for CPUs against float64, in every form in which attention calls it; what runs without it."""
 
 from __future__ import annotations
 
