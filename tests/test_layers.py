@@ -34,6 +34,7 @@ LAYERS = [
     ["config"],
     ["hydra_options"],
     ["stages", "overrides", "remote_code", "free_options", "sweep.names", "sweep.record"],
+    ["composition"],
     ["dist"],
     ["console"],
     ["data", "metrics"],
@@ -48,6 +49,7 @@ LAYERS = [
             "model.merge",
             "model.rotate",
             "model.folder",
+            "model.cpu_backward",
         ),
         *("model.primitives", "model.varlen", "model.documents"),
     ],
@@ -86,8 +88,8 @@ SIBLINGS = {
 }  # allowed on one line, across packages
 
 OWNERS = {
-    "hydra": {"cli", "hydra_options", "multirun", "overrides"},
-    "omegaconf": {"cli", "hydra_options", "multirun"},
+    "hydra": {"cli", "composition", "hydra_options", "multirun", "overrides"},
+    "omegaconf": {"cli", "composition", "hydra_options", "multirun"},
     "flash_attn": {"model.attention", "model.primitives", "model.varlen"},
     "deepspeed": {"engine.deepspeed"},
     "wandb": {"metrics.wandb_sink"},

@@ -9,22 +9,19 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from hydra.main import get_args_parser
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from . import config as schema
 from . import multirun, redact
+from .composition import composed, composed_with_hydra, register_schema
 from .console import crash, help
 from .dist import environment
 from .dist.failure import explained
@@ -143,7 +140,7 @@ def sweep(look: Check | None = None) -> NoReturn:
     command = shlex.join(["python", *entry_words(), *redact.redacted_command(sys.argv[1:], environment.secrets())])
     if not any(word.startswith("hydra/launcher=") for word in sys.argv):  # others have processes of their own
         child.warm()
-    many = multirun.prepared(sys.argv[1:], entry_words(), command, _composed_with_hydra, look)
+    many = multirun.prepared(sys.argv[1:], entry_words(), command, composed_with_hydra, look)
     sys.argv[1:] = many.words
     entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(multirun.task_of(many, pinned))
     interrupt, code = None, 0
@@ -185,11 +182,11 @@ def check_words(words: list[str], check: Check | None = None) -> None:
         if several:
             problems.refuse()
         with problems.collecting():
-            options = _composed([may_add(word) for word in typed.overrides])
+            options = composed([may_add(word) for word in typed.overrides])
             folder = Path(str(options["run"]["dir"])) if isinstance(options["run"], dict) else Path()
             if not any(word.startswith("hydra.run.dir=") for word in words):  # typed by a person
                 problems.add_options(_folder_problems(folder))
-                multirun.check_alone(typed.overrides, _composed_with_hydra)
+                multirun.check_alone(typed.overrides, composed_with_hydra)
             if problems.lines and meant and check is not None:
                 check(options, typed_options(typed.overrides), folder)
     problems.refuse()
@@ -214,38 +211,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     """
     problems, kept, _ = examine(overrides)
     problems.refuse()
-    return _composed([may_add(word) for word in kept])
-
-
-def _composed(words: list[str]) -> dict[str, Any]:
-    with _hydras_errors():
-        options = OmegaConf.to_container(_compose(words, return_hydra_config=False), resolve=True)
-    assert isinstance(options, dict)
-    return {str(key): value for key, value in options.items()}
-
-
-def _composed_with_hydra(words: list[str]) -> DictConfig:
-    """The options with Hydra's own."""
-    with _hydras_errors():
-        return _compose([may_add(word) for word in words], return_hydra_config=True)
-
-
-def _compose(words: list[str], return_hydra_config: bool) -> DictConfig:
-    register_schema()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", words, return_hydra_config=return_hydra_config)
-
-
-@contextmanager
-def _hydras_errors() -> Iterator[None]:
-    """Inside, what Hydra finds wrong is a ConfigError."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        told = (line.strip() for line in str(error).splitlines() if "hydra.cc/docs" not in line)
-        text = " ".join(line for line in told if line and not line.startswith(("object_type", "full_key")))
-        allowed = "options that make one configuration"
-        raise ConfigError(problem("command line", text, allowed, "correct it, or leave it out")) from error
+    return composed([may_add(word) for word in kept])
 
 
 def fail(error: YarnTrainError, origin: Exception | None = None) -> None:
@@ -332,11 +298,6 @@ def _rank() -> int:
     with suppress(ConfigError):
         return environment.rank()
     return 0
-
-
-def register_schema() -> None:
-    """Make the dataclasses' defaults the bottom of every composition, so that YAML can only override what exists."""
-    ConfigStore.instance().store(name="schema", node=schema.defaults())
 
 
 def typed_words() -> dict[str, str]:

@@ -312,6 +312,11 @@ def netrc_file() -> Path:
     return Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def wants_colours() -> bool | None:
     """What NO_COLOR, FORCE_COLOR and CLICOLOR_FORCE ask for, in this order; None where nobody asks."""
     if os.environ.get("NO_COLOR"):

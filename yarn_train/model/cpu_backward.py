@@ -8,7 +8,6 @@ kernel runs. Which of them does is said once, by whoever calls :func:`use`.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import cpp_extension
 
+from ..dist import environment
 from .merge import Gradients, seq_major, sum_heads
 
 SOURCE = Path(__file__).with_name("cpu_backward.cpp")
@@ -84,7 +84,7 @@ def unbuilt() -> str | None:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yarn_train"
+    return environment.cache_folder() / "yarn_train"
 
 
 def _compile(library: Path) -> None:
