@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from . import environment
 from .failure import WHILE_MEETING, explained
 
+STORE_ANSWERS = 5.0  # seconds that one try to reach the store takes at most
 TIMEOUT = 600.0  # seconds; a dead rank must cost minutes, not the 11 days of an "infinite" timeout
 
 
@@ -75,6 +78,7 @@ def _join(backend: str, timeout: timedelta) -> None:
     Workers that the agent starts again meet in the store of those that failed, and would connect to their addresses:
     they get a part of it that is theirs alone.
     """
+    _wait_for_store(timeout.total_seconds())
     attempt, served = environment.restart(), environment.store_of_agent()
     if not (attempt and served):
         dist.init_process_group(backend, timeout=timeout)
@@ -89,6 +93,28 @@ def _join(backend: str, timeout: timedelta) -> None:
         world_size=world_size,
         timeout=timeout,
     )
+
+
+def _wait_for_store(timeout: float) -> None:
+    """Wait until somebody serves the store that ranks meet in.
+
+    torch waits too, but twice as long and more: it doubles its pauses, and the last one counts in full.
+
+    Raises:
+        DistNetworkError: nobody did in `timeout` seconds.
+    """
+    host, port, served = environment.meeting_point()
+    if environment.rank() == 0 and not served:
+        return  # it is this process that will
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=STORE_ANSWERS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise dist.DistNetworkError(f"no answer from {host}:{port} in {timeout:g} s: {error}") from error
+        time.sleep(0.1)
 
 
 def stop() -> None:
