@@ -40,12 +40,13 @@ class Profile(AbstractContextManager["Profile"]):
             taken: its steps that are done already.
             say: prints a line; used on the first of the profiled ranks.
         """
-        self._options, self._runtime, self._say = cfg.profile, runtime, say
-        self._first, self._last = cfg.profile.start, cfg.profile.start + cfg.profile.steps - 1
+        self._runtime, self._say = runtime, say
+        self._steps, self._ranks, self._shapes = cfg.profile.steps, cfg.profile.ranks, cfg.profile.shapes
+        self._first, self._last = cfg.profile.start, cfg.profile.start + self._steps - 1
         self.folder = stage / "profile" / f"step_{self._first:08d}"
         self._stage = stage.name
-        self.wanted = cfg.profile.steps > 0 and taken < self._first and not (self.folder / "costs.json").exists()
-        self._mine = self.wanted and runtime.rank in cfg.profile.ranks
+        self.wanted = self._steps > 0 and taken < self._first and not (self.folder / "costs.json").exists()
+        self._mine = self.wanted and runtime.rank in self._ranks
         self._profiler: profile | None = None
         self._step: record_function | None = None
         self._began = 0.0
@@ -54,10 +55,10 @@ class Profile(AbstractContextManager["Profile"]):
     def about(self) -> str:
         """What will be profiled, or why what was asked for will not, in words; empty where nothing was."""
         steps = f"steps {self._first} to {self._last}"
-        ranks = f"rank {', '.join(map(str, self._options.ranks))}"
+        ranks = f"rank {', '.join(map(str, self._ranks))}"
         if self.wanted:
             return f"{steps} on {ranks}, into {self.folder}"
-        if not self._options.steps:
+        if not self._steps:
             return ""
         return f"not again: {steps} are over; another profile.start profiles others"
 
@@ -73,7 +74,7 @@ class Profile(AbstractContextManager["Profile"]):
             activities = [ProfilerActivity.CPU]
             if self._runtime.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
-            self._profiler = profile(activities=activities, record_shapes=self._options.shapes)
+            self._profiler = profile(activities=activities, record_shapes=self._shapes)
             self._profiler.start()
             self._wait()  # for what earlier steps left to do
             self._began = time.perf_counter()
@@ -114,12 +115,12 @@ class Profile(AbstractContextManager["Profile"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         trace = self.folder / f"rank_{rank}.json.gz"
         done.export_chrome_trace(str(trace))
-        if rank != min(self._options.ranks):
+        if rank != min(self._ranks):
             return
-        costs = summary(done.events() or (), self._options.steps, seconds, self._runtime.device.type == "cuda")
+        costs = summary(done.events() or (), self._steps, seconds, self._runtime.device.type == "cuda")
         title = f"{self._stage}, steps {self._first} to {self._last}, rank {rank} ({self._runtime.device.type})"
         (self.folder / "costs.md").write_text(markdown(title, costs), encoding="utf-8")
-        facts = {"stage": self._stage, "first": self._first, "steps": self._options.steps, "rank": rank}
+        facts = {"stage": self._stage, "first": self._first, "steps": self._steps, "rank": rank}
         whole = json.dumps({**facts, **costs.as_dict()}, indent=1)
         (self.folder / "costs.json").write_text(whole + "\n", encoding="utf-8")
         self._say("\n".join([f"profile of {title}:", *text(costs), f"the trace is {trace} (https://ui.perfetto.dev)"]))
