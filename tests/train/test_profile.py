@@ -38,7 +38,7 @@ def test_two_steps_are_traced_and_their_time_adds_up(
     assert {path.name for path in folder.iterdir()} == {"rank_0.json.gz", "costs.md", "costs.json"}
     names = [event["name"] for event in trace_of(folder)["traceEvents"]]
     assert [names.count(name) for name in ("step 2", "step 3", "step 4", "step 5")] == [0, 1, 1, 0]
-    assert names.count("yarn_train::attention") == 2 * 2 * 64  # steps, layers, sequences of a step
+    assert names.count("yarn_train::attention") == 2 * 2 * 4  # steps, layers, sequences of a step
 
     rows, costs = metrics(run / "01_s4"), json.loads((folder / "costs.json").read_text())
     assert [row["untimed"] for row in rows] == [FIRST, None, PROFILE, PROFILE, PROFILE, None, SAVE, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -35,6 +36,11 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def ours(code: CodeType) -> bool:
+    """Whether it is a function of the package; Python 3.11 gives comprehensions frames of their own."""
+    return "yarn_train/" in code.co_filename and not code.co_name.startswith("<")
+
+
 class Calls(TorchFunctionMode):
     """Counts methods that do, with the function of ours that called them."""
 
@@ -45,7 +51,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in METHODS:
             frame = inspect.currentframe()
-            while frame is not None and "yarn_train/" not in frame.f_code.co_filename:
+            while frame is not None and not ours(frame.f_code):
                 frame = frame.f_back
             self.counted[f"{func.__name__} in {frame.f_code.co_name if frame else '?'}"] += 1
         return func(*args, **(kwargs or {}))
@@ -78,7 +84,7 @@ def test_a_step_reads_once_with_one_micro_batch_and_with_many(
     train(tmp_path / "many", *args, "train.micro_batch_size=1")
     assert len(reads) == 6
     assert reads[0] == reads[1] == reads[3] == reads[5], reads
-    assert sum(reads[0].values()) == reads[0]["__float__ in to_host"] == 0, reads
+    assert reads[0] == {"_local_scalar_dense": 3, "__float__ in to_host": 3}  # loss, norm, memory: together on a GPU
 
 
 def test_a_step_that_is_skipped_reads_no_more(

@@ -66,5 +66,5 @@ def _in_training(graph: Callable[..., Any], forward: Callable[..., Any], *args: 
     documents = kwargs.get("documents")
     if isinstance(documents, Tensor):
         # Else the graph is made for the first batch's number of documents, then for any, then for exactly one.
-        torch._dynamo.mark_unbacked(documents, 0)
+        torch._dynamo.decorators.mark_unbacked(documents, 0)
     return graph(*args, **kwargs)

@@ -137,13 +137,16 @@ def summary(events: Iterable[Any], steps: int, seconds: float, on_gpu: bool) -> 
         kernels = [event for event in listed if event.device_type != DeviceType.CPU and event.name not in notes]
         busy = covered((event.time_range.start, event.time_range.end) for event in kernels) * MICRO
         return costs_of(launched(listed, kernels, notes), steps, seconds, ("GPU idle", max(0.0, seconds - busy)))
-    operators = [
-        Event(event.name, event.self_cpu_time_total * MICRO, around(event), shapes=shapes_of(event))
-        for event in listed
-        if event.device_type == DeviceType.CPU and not event.is_async
-    ]
+    operators = [operator(event) for event in listed if event.device_type == DeviceType.CPU and not event.is_async]
     rest = max(0.0, seconds - sum(event.seconds for event in operators))
     return costs_of(operators, steps, seconds, ("outside of operators: Python, data", rest))
+
+
+def operator(event: Any) -> Event:
+    """What an operator did itself; one that calls itself again, as those on sharded tensors do, is one call."""
+    within = around(event)
+    calls = 0 if event.name in within else 1
+    return Event(event.name, event.self_cpu_time_total * MICRO, within, calls=calls, shapes=shapes_of(event))
 
 
 def launched(events: Iterable[Any], kernels: Iterable[Any], notes: set[str]) -> Iterator[Event]:
