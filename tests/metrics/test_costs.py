@@ -26,6 +26,7 @@ CAST = "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_ker
         (E("ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)", 1.0, ("yarn_train::ring",)), COMMUNICATION),
         (E("ncclDevKernel_ReduceScatter_Sum_f32_RING_LL", 1.0), COMMUNICATION),
         (E("gloo:all_reduce", 1.0), COMMUNICATION),
+        (E("aten::_foreach_copy_", 1.0, ("fsdp::all_gather_copy_in",)), COMMUNICATION),
         (E("aten::mm", 1.0, ("aten::matmul", "aten::linear")), PRODUCTS),
         (E("mkldnn::_linear_pointwise", 1.0), PRODUCTS),
         (E(GEMM, 1.0, ("aten::mm",), "aten::mm"), PRODUCTS),

@@ -13,10 +13,10 @@ ATTENTION, PRODUCTS, OPTIMIZER = "attention kernels", "matrix products", "optimi
 COMMUNICATION, COPIES, OTHER = "communication", "copies", "other"
 LONGEST = 72  # characters of a cost's name
 
-# In this order: what is inside of attention or of the optimizer belongs there, whatever it is called. The last column
-# says whether the operators around count too.
+# In this order: what is inside of attention, the optimizer or a gather belongs there, whatever it is called. The last
+# column says whether the operators around count too.
 GROUPS: tuple[tuple[str, re.Pattern[str], bool], ...] = (
-    (COMMUNICATION, re.compile(r"nccl|gloo|c10d|fsdp::|all_?reduce|reduce_?scatter|all_?gather|all_?to_?all"), False),
+    (COMMUNICATION, re.compile(r"nccl|gloo|c10d|fsdp::|all_?reduce|reduce_?scatter|all_?gather|all_?to_?all"), True),
     (ATTENTION, re.compile(r"yarn_train::|attention|flash|fmha|sdpa"), True),
     (OPTIMIZER, re.compile(r"optimizer\.step|adam|_foreach_|multi_tensor_apply|vector_norm"), True),
     (
