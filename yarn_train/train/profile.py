@@ -19,6 +19,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..config import Config
+from ..dist.heartbeat import heartbeat
 from ..dist.runtime import Runtime
 from ..metrics.costs import Costs, Event, costs_of, markdown, text
 
@@ -92,6 +93,7 @@ class Profile(AbstractContextManager["Profile"]):
             self._wait()
             seconds = time.perf_counter() - self._began
             done, self._profiler = self._profiler, None
+            heartbeat.at("profile", step)  # its files may take a minute
             done.stop()
             try:
                 self._write(done, seconds)
