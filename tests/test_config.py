@@ -288,6 +288,14 @@ def test_parallel_sizes_that_use_every_rank(sizes: dict[str, int], world: int) -
     assert accumulation_steps(config, world) == 8 * sizes.get("context", 1) // world
 
 
+def test_ranks_that_do_not_exist_cannot_profile() -> None:
+    config = build({"profile": {"steps": 1, "ranks": [0, 2, 3]}})
+    with pytest.raises(ConfigError, match=r"profile.ranks: got \[2, 3\]; allowed: numbers from 0 to 1; "):
+        validate(config, 2)
+    validate(config, 4)
+    validate(build({"profile": {"ranks": [9]}}), 1)  # nothing is profiled
+
+
 @pytest.mark.parametrize(
     ("sizes", "world"), [({"context": 3}, 4), ({"shard": 2}, 4), ({"replicate": 3, "shard": 1}, 2)]
 )
@@ -314,6 +322,8 @@ def test_parallel_sizes_that_do_not_are_refused(sizes: dict[str, int], world: in
         ({"engine": {"name": "deepspeed"}, "compile": {"enabled": True}}, "compile.enabled: got True; "),
         ({"parallel": {"replicate": 2}, "optim": {"state": "bfloat16"}}, "optim.state: got 'bfloat16'"),
         ({"memory": {"offload": True}}, "memory.offload: got True; "),
+        ({"profile": {"steps": 1, "ranks": []}}, "profile.ranks: got []; "),
+        ({"profile": {"steps": 3, "start": 399}}, "profile.start: got '399, for 3 steps'; "),
         ({"parallel": {"context": 4, "ulysses": 3}}, "parallel.ulysses: got 3; "),
         ({"parallel": {"context": 4, "ulysses": 2, "context_method": "ring"}}, "parallel.ulysses: got 2; "),
     ],
@@ -327,7 +337,7 @@ def test_options_that_contradict_each_other_are_one_named_problem(options: dict[
 
 # ---- round trip ----
 
-CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages", "launch"}
+CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages", "launch", "profile"}
 CROSS_CHECKED |= {"eval.source", "eval.path", "eval.revision", "eval.column", "passkey.keys"}
 CROSS_CHECKED |= {"eval.truncate", "eval.max_tokens", "eval.windows_per_document"}
 CROSS_CHECKED |= {"compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
@@ -340,6 +350,7 @@ PARTNERS: list[dict[str, Any]] = [
     {"launch": {"nproc_per_node": "gpu", "max_restarts": 3}},
     {"launch": {"nproc_per_node": 8, "nnodes": 2, "rendezvous": "[fe80::1]:29500", "timeout": 1.5}},
     {"launch": {"nproc_per_node": 8, "nnodes": 8, "dry_run": True}},
+    {"profile": {"steps": 1, "start": 1, "ranks": [1, 0], "shapes": True}},
 ]
 
 

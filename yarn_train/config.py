@@ -33,6 +33,7 @@ from .options import (
     ParallelConfig,
     PasskeyConfig,
     PlanConfig,
+    ProfileConfig,
     RopeConfig,
     RunConfig,
     ScheduleConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "ParallelConfig",
     "PasskeyConfig",
     "PlanConfig",
+    "ProfileConfig",
     "RopeConfig",
     "RunConfig",
     "ScheduleConfig",
@@ -127,6 +129,10 @@ def validate(config: Config, world_size: int) -> None:
         sizes = f"replicate * shard * context = {parallel.replicate} * {parallel.shard or 1} * {parallel.context}"
         allowed = f"{sizes} {'equal to' if parallel.shard else 'a divisor of'} the number of ranks ({world_size})"
         raise ConfigError(problem("parallel", group, allowed, "start another number of ranks, or change a size"))
+    absent = [rank for rank in config.profile.ranks if rank >= world_size]
+    if config.profile.steps and absent:
+        allowed, fix = f"numbers from 0 to {world_size - 1}", "profile.ranks=[0] profiles the first"
+        raise ConfigError(problem("profile.ranks", absent, allowed, fix))
     ranks = data_ranks(config, world_size)
     per_pass = config.train.micro_batch_size * ranks
     if config.train.global_batch_size % per_pass:

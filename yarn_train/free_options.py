@@ -53,6 +53,10 @@ FREE_ON_RESUME = {
     "tracking.wandb_tags",
     "tracking.wandb_model",
     "tracking.tensorboard",
+    "profile.steps",
+    "profile.start",
+    "profile.ranks",
+    "profile.shapes",
     "sweep.objective",
     "sweep.prune",
 }

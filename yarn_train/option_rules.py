@@ -49,6 +49,7 @@ def broken_rules(c: Config) -> list[str]:
                 "shorten the warmup or train longer",
             )
         )
+    found += _profile_checks(c)
     found += _size_checks(c)
     found += _engine_checks(c)
     found += _data_checks(c)
@@ -69,9 +70,23 @@ def _size_checks(c: Config) -> list[str]:
         ("data.seq_len", c.data.seq_len, 10**9),
         ("data.workers", c.data.workers, 10**4),
         ("data.prefetch", c.data.prefetch, 10**4),
+        ("profile.steps", c.profile.steps, 100),
     ):
         if value > most:
             found.append(problem(key, value, f"<= {most:,}", "give a smaller one"))
+    return found
+
+
+def _profile_checks(c: Config) -> list[str]:
+    """Rules of what is profiled; none where nothing is."""
+    found = []
+    steps, last = c.profile.steps, c.profile.start + c.profile.steps - 1
+    if steps and not c.profile.ranks:
+        found.append(problem("profile.ranks", [], "ranks, counted from 0", "name at least one: profile.ranks=[0]"))
+    if steps and 0 < c.train.steps < last:
+        got = f"{c.profile.start}, for {steps} steps"
+        allowed = f"so that the last one, {last}, is at most train.steps ({c.train.steps})"
+        found.append(problem("profile.start", got, allowed, "start earlier, or profile fewer steps"))
     return found
 
 

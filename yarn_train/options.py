@@ -17,6 +17,7 @@ from .options_job import (
     CurriculumConfig,
     LaunchConfig,
     PlanConfig,
+    ProfileConfig,
     RunConfig,
     SweepConfig,
     TrackingConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "ParallelConfig",
     "PasskeyConfig",
     "PlanConfig",
+    "ProfileConfig",
     "RopeConfig",
     "RunConfig",
     "ScheduleConfig",
@@ -89,6 +91,7 @@ class Config:
     plan: PlanConfig = field(default_factory=PlanConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 

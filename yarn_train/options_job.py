@@ -106,6 +106,18 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    steps: int = option(
+        0, "optimizer steps to profile: a trace and a table of costs in the stage's profile/; 0: none", minimum=0
+    )
+    start: int = option(
+        3, "first step to profile, counted from 1; steps that a resumed run has behind it are not profiled", minimum=1
+    )
+    ranks: list[int] = option([0], "ranks that profile; each writes a trace, the lowest the table", minimum=0)
+    shapes: bool = option(False, "tell operators apart by the sizes of their inputs")
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     objective: str = option(
         "auto",

@@ -33,6 +33,7 @@ ABOUT = {
     "plan": "Will it fit, how long: [the arithmetic](memory.md).",
     "launch": "Workers, machines, limits: [clusters](launch.md).",
     "tracking": "Where metrics go besides metrics.jsonl: [tracking](tracking.md).",
+    "profile": "Where the time goes: [performance](performance.md#where-the-time-goes-profile).",
     "sweep": "How the jobs of a sweep are compared: [sweeps](sweeps.md).",
     "curriculum": "Stages that follow each other in one run.",
 }

@@ -96,6 +96,8 @@ CASES = [
     rule("memory.offload=true"),
     rule("parallel.context=4", "parallel.ulysses=3"),
     rule("train.micro_batch_size=3"),
+    rule("profile.steps=2", "profile.start=1000000"),
+    rule("profile.steps=1", "profile.start=1", "profile.ranks=[1]"),
     rule("data.seq_len=8388608", "memory.loss=full"),
     stages("stages that are no section", "curriculum.stages=[a,b]"),
     stages("a stage that is no section", "+curriculum.stages.a=4"),

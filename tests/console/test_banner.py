@@ -164,6 +164,7 @@ def run_of(folder: Path, done: bool) -> list[Path]:
             {"step": step, "loss": loss, "seconds": 2.0, "step_tokens": 100, "peak_memory_bytes": 2**30}
             for step, loss in ((1, 3.0), (2, 9.0), (2, 1.5), (3, None), (4, 2.0))
         ]
+        rows[0] |= {"step_tokens": 7, "untimed": "first step"}  # no part of the rate
         (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     (stages[0] / "model").mkdir()
     (stages[0] / "model" / "config.json").write_text("{}")

@@ -102,20 +102,29 @@ def test_in_a_log_nothing_is_said_twice(
 
 def row(step: int, seconds: float, save_seconds: float = 0.0) -> dict[str, object]:
     numbers = {"loss": 1.0, "lr": 1.0, "grad_norm": None, "tokens_per_second": 1.0, "mfu": 0.415}
-    more = {"epoch": 0.0, "skipped": None, "peak_memory_bytes": 3 * 2**30}
+    more = {"epoch": 0.0, "skipped": None, "peak_memory_bytes": 3 * 2**30, "untimed": "save" if save_seconds else None}
     return {"step": step, "seconds": seconds, "save_seconds": save_seconds, **numbers, **more}
 
 
-def test_the_time_left_forgets_the_first_step_and_a_slow_one_and_counts_saves() -> None:
+def test_the_time_left_forgets_untimed_steps_and_a_slow_one_and_counts_saves() -> None:
     pace = Pace()
     assert pace.left(5, 0) is None
-    pace.add(row(1, 100.0))  # compiles
-    assert pace.left(5, 0) == 500.0  # all that is known
+    pace.add({**row(1, 100.0), "untimed": "first step"})
+    pace.add({**row(2, 50.0), "untimed": "compilation"})
+    assert pace.left(5, 0) == 5 * 75.0  # all that is known
     for seconds in (2.0, 2.0, 60.0, 2.0):
-        pace.add(row(2, seconds))
+        pace.add(row(3, seconds))
     assert pace.left(5, 3) == 10.0
-    pace.add(row(3, 2.0, save_seconds=4.0))
+    for _ in range(9):
+        pace.add(row(4, 30.0, save_seconds=4.0))
     assert pace.left(5, 3) == 22.0
+
+
+def test_where_every_step_is_beside_a_save_all_count() -> None:
+    pace = Pace()
+    for seconds in (4.0, 2.0, 3.0):
+        pace.add(row(1, seconds, save_seconds=1.0))
+    assert pace.left(5, 2) == 17.0
 
 
 @pytest.mark.parametrize(
@@ -127,18 +136,21 @@ def test_saves_that_are_still_to_come(step: int, last: int, every: int, saves: i
 
 def test_a_line_has_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     console = ConsoleSink("01_s4", 0, 3, 50, then="the evaluation")
-    console.write(row(1, 30.0))
+    console.write({**row(1, 30.0), "untimed": "first step"})
     console.write({**row(2, 40.0), "mfu": None})
+    console.write(row(3, 40.0))
     console.close()
-    told = "lr 1.00e+00  grad none  1 tok/s"
+    told = "lr 1.00e+00  grad none"
     assert capsys.readouterr().out.splitlines() == [
-        f"01_s4  step 1/3  loss 1.0000  {told}  MFU 41.5%  3.0 GiB  1 min 00 s left  then the evaluation",
-        f"01_s4  step 2/3  loss 1.0000  {told}  3.0 GiB  40 s left  then the evaluation",
+        f"01_s4  step 1/3  loss 1.0000  {told}  3.0 GiB  1 min 00 s left  then the evaluation",
+        f"01_s4  step 2/3  loss 1.0000  {told}  1 tok/s  3.0 GiB  40 s left  then the evaluation",
+        f"01_s4  step 3/3  loss 1.0000  {told}  1 tok/s  MFU 41.5%  3.0 GiB  0 s left  then the evaluation",
     ]
 
 
 def test_the_pace_of_a_file_survives_what_a_dying_run_leaves(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     assert of_file(file) is None
-    file.write_text('{"seconds": 9.0}\n{"seconds": 2.0}\n{"seconds": 2.5}\n[3]\n{"seconds": 4.0}\n{"sec')
+    first = '{"seconds": 9.0, "untimed": "first step"}\n'
+    file.write_text(first + '{"seconds": 2.0}\n{"seconds": 2.5}\n[3]\n{"seconds": 4.0}\n{"sec')
     assert of_file(file) == 2.5

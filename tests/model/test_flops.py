@@ -27,6 +27,26 @@ def test_flops_per_token_of_llama_2_7b(seq_len: int, gflop: float) -> None:
     assert per_token / 1e9 == pytest.approx(gflop, abs=0.05)
 
 
+def test_a_step_counted_by_hand() -> None:
+    """A Llama of 2 layers, hidden 8, MLP 12, 4 query heads of 2 on 2 KV heads, vocabulary 10, tied embeddings.
+
+    Weights that multiply tokens, of a layer: q and o 8 x 8 each = 128, k and v 8 x 4 each = 64, gate, up and down
+    8 x 12 each = 288: 480 together. Two layers 960, the head 8 x 10 = 80 (tied or not, it is multiplied once): 1040.
+    One sequence of 6 tokens: 6 * 1040 * 6 tokens = 37,440 for the products. Attention: 6 * 2 layers * (4 heads * 2) * 6
+    tokens of length * 6 tokens = 3,456, the KV heads' number being no part of it. Together 40,896 FLOPs.
+    In documents of 1, 2 and 3 tokens attention has 1 + 4 + 9 = 14 of 36 squares: 3,456 * 14 / 36 = 1,344.
+    """
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "vocab_size": 10}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2}
+    module = CausalLM(LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=True)))
+    matmul = flops.matmul_parameters(module)
+    assert matmul == 1040
+    assert 6 * flops.flops_per_token(matmul, 2, 4 * flops.head_dim(module.model.config), 6) == 40_896
+    squares = flops.squared_lengths(((0, 1, 3),), 1, 6)
+    assert squares == 14
+    assert 6 * flops.flops_per_token(matmul, 2, 8, squares / 6) == pytest.approx(37_440 + 1_344, rel=1e-12)
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 8), (4, 2, 8), (4, 2, 16)])
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_formula_is_what_torch_counts_with_attention_at_half_of_the_square(
@@ -86,11 +106,19 @@ def test_a_shards_padding_counts_for_nothing() -> None:
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA H800", 989e12),
+        ("NVIDIA H20", None),
         ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA A100 80GB PCIe", 312e12),
         ("NVIDIA B200", 2250e12),
         ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A40", 149.7e12),
         ("NVIDIA A10", 125e12),
         ("NVIDIA A10G", None),
         ("NVIDIA RTX A1000 Laptop GPU", None),

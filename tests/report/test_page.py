@@ -14,6 +14,7 @@ from yarn_train.errors import DataError
 from yarn_train.report import page, plots
 from yarn_train.report.__main__ import main
 from yarn_train.report.collect import collect
+from yarn_train.report.figures import training
 from yarn_train.report.style import spread
 from yarn_train.report.write import write_report
 
@@ -64,6 +65,27 @@ def test_mean_speed_weighs_tokens_and_seconds_add_up(run_folder):
     assert row == ["01_s16", "16", "2", "200", "2.000", "2.000", "67", "not recorded", "3 s"]
     path.write_text("".join(json.dumps({**r, "loss": 2.0, "seconds": 4000.0}) + "\n" for r in records))
     assert page.training_grid(collect(run_folder).stages[:1]).body[0][-1] == "2 h 13 min"  # measured, where it was
+
+
+def test_steps_unlike_the_others_are_no_part_of_speed_and_mfu(run_folder):
+    """By hand: steps 2 and 4 have 100 and 300 tokens in 1 and 2 s; MFU 0.5 for 1 s and 0.2 for 2 s."""
+    records = [
+        {"step": 1, "tokens": 100, "tokens_per_second": 10, "seconds": 10.0, "mfu": 0.01, "untimed": "first step"},
+        {"step": 2, "tokens": 200, "tokens_per_second": 100, "seconds": 1.0, "mfu": 0.5, "untimed": None},
+        {"step": 3, "tokens": 300, "tokens_per_second": 20, "seconds": 5.0, "mfu": 0.02, "untimed": "save"},
+        {"step": 4, "tokens": 600, "tokens_per_second": 150, "seconds": 2.0, "mfu": 0.2},
+    ]
+    path = run_folder / "01_s16" / "metrics.jsonl"
+    path.write_text("".join(json.dumps({**r, "loss": 2.0}) + "\n" for r in records))
+    run = collect(run_folder)
+    grid = page.training_grid(run.stages[:1])
+    assert grid.header[-4:] == ["tokens/s", "MFU", "peak memory", "training time"]
+    assert grid.body[0][-4:] == ["133", "30.0%", "not recorded", "18 s"]
+    rates, used = (trace for trace in training.resources(run)["data"] if trace["legendgroup"] == "0")
+    assert (rates["xs"]["steps"], rates["y"]) == ([2, 4], [100, 150])
+    assert used["y"] == [50, 20]
+    path.write_text("".join(json.dumps({**r, "loss": 2.0, "untimed": "save"}) + "\n" for r in records))
+    assert page.training_grid(collect(run_folder).stages[:1]).body[0][-4] == "33"  # nothing else is known
 
 
 @pytest.mark.parametrize(

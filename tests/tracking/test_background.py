@@ -264,6 +264,10 @@ def test_values_are_finite_numbers_and_sources_have_a_name_each() -> None:
     assert skipped.values["train/epoch/books v1_0"] == 0.5
     assert (skipped.values["train/step"], skipped.values["train/stage_step"]) == (6, 2)
     assert (skipped.values["train/tokens"], skipped.values["performance/peak_memory_gib"]) == (116, 1.0)
+    fast = row(3, mfu=0.4, seconds=2.0, tokens_per_second=9.0)
+    timed, untimed = (point({**fast, "untimed": why}, stage).values for why in (None, "save"))
+    assert timed.keys() - untimed.keys() == {"performance/tokens_per_second", "performance/mfu"}
+    assert untimed["performance/step_seconds"] == 2.0
     rows = [{"label": "PI, s=2", "window": 64, "perplexity": 2.5}, {"label": "x", "window": 8, "perplexity": None}]
     rows.append({**rows[0], "mode": "window_mean", "perplexity": 3.0})
     assert scores(rows) == {"eval/perplexity/PI_ s=2@64": 2.5}

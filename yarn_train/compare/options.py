@@ -55,6 +55,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "plan": (NOTHING,),
     "launch": (NOTHING,),
     "tracking": (NOTHING,),
+    "profile": (NOTHING,),
     "sweep": (NOTHING,),
     "curriculum": (NOTHING,),  # the stages' own options are compared
 }

@@ -94,7 +94,8 @@ def _stage_rows(stage: Path) -> list[Row]:
     if losses:
         best, at = min(losses)
         told.append(f"loss {losses[-1][0]:.4f}, best {best:.4f} at step {at}")
-    told.append(f"{sum(row['step_tokens'] for row in steps) / sum(row['seconds'] for row in steps):,.0f} tok/s")
+    timed = [row for row in steps if not row.get("untimed")] or steps
+    told.append(f"{sum(row['step_tokens'] for row in timed) / sum(row['seconds'] for row in timed):,.0f} tok/s")
     told.append(f"peak memory {max(row['peak_memory_bytes'] for row in steps) / GIB:.1f} GiB")
     skipped = last.get("skipped_total")
     told += [f"{skipped} steps skipped"] if skipped else []

@@ -25,16 +25,32 @@ def sum_scalar(value: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def max_scalar(value: torch.Tensor) -> torch.Tensor:
+    """Largest of a scalar tensor over all ranks; returned on every rank (the argument is not changed)."""
+    largest = value.detach().clone()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
+def to_host(*scalars: torch.Tensor) -> list[float]:
+    """Their values, exact for float32 and for integers below 2**53; the device is waited for once."""
+    there = [scalar.detach().double() for scalar in scalars if scalar.device.type != "cpu"]
+    read = iter(torch.stack(there).tolist() if there else ())
+    return [float(scalar) if scalar.device.type == "cpu" else next(read) for scalar in scalars]
+
+
 def max_int(value: int, device: torch.device) -> int:
     """Largest value of an integer over all ranks."""
     return max_ints([value], device)[0]
 
 
 def max_ints(values: Sequence[int], device: torch.device) -> list[int]:
-    """Largest value over all ranks of each of several integers, in one collective."""
+    """Largest value over all ranks of each of several integers, in one collective; on the CPU no GPU is waited for."""
+    if dist.get_world_size() == 1:
+        return [int(value) for value in values]
     tensor = torch.tensor([int(value) for value in values], dtype=torch.int64, device=device)
-    if dist.get_world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return [int(value) for value in tensor.tolist()]
 
 

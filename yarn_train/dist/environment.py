@@ -340,6 +340,16 @@ def full_errors() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
+def cache_home() -> str:
+    """Folder of this user's caches, as the XDG convention has it; may begin with ~."""
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def default(name: str, value: str) -> str:
+    """Set a variable that nobody set; returns what it says now."""
+    return os.environ.setdefault(name, value)
+
+
 def become(variables: dict[str, str]) -> None:
     """Take these variables over; for a process that was just forked and has read none of them."""
     os.environ.update(variables)

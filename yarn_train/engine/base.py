@@ -25,10 +25,19 @@ class Engine(Protocol):
     def backward(self, loss_sum: torch.Tensor, global_tokens: torch.Tensor) -> None:
         """Add this micro-batch's gradients of loss_sum / global_tokens."""
 
-    def step(self, lr: float) -> torch.Tensor:
+    def gradient_norm(self) -> torch.Tensor | None:
+        """L2 norm of the gradients over all ranks, fp32 scalar, the same on each; no host waits for it.
+
+        Not finite where any rank's gradients are not. None where the engine learns it in its :meth:`step` only.
+        """
+
+    def step(self, lr: float, norm: torch.Tensor | None = None) -> torch.Tensor:
         """Clip by the global norm, update with learning rate `lr`, zero gradients; returns the norm before clipping.
 
         Where that norm is not finite, nothing is updated and the optimizer counts no step.
+
+        Args:
+            norm: what :meth:`gradient_norm` gave, which the caller has found finite: then no host waits for the device.
         """
 
     def skip(self) -> None:

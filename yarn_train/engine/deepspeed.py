@@ -101,7 +101,10 @@ class DeepSpeedEngine:
         self.zero.backward(loss * self.world_size if self.stage == 3 else loss, scale_wrt_gas=False)
         del self._running[depth:]  # modules whose recomputation stopped as soon as backward had what it needs
 
-    def step(self, lr: float) -> Tensor:
+    def gradient_norm(self) -> None:
+        """DeepSpeed sums gradients over ranks, and measures them, inside of its own step."""
+
+    def step(self, lr: float, norm: Tensor | None = None) -> Tensor:
         """As the protocol says; a gradient that is not finite leaves the weights as they are and returns inf."""
         set_lr(self.adamw, lr)
         self._step()

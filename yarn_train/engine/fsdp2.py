@@ -41,17 +41,18 @@ class FSDP2Engine:
     def backward(self, loss_sum: torch.Tensor, global_tokens: torch.Tensor) -> None:
         (loss_sum / global_tokens).backward()
 
-    def step(self, lr: float) -> torch.Tensor:
-        gradients = [local(p.grad) for p in self.module.parameters() if p.grad is not None]
-        norm = global_norm(gradients, self.shards)
-        if self.copies is not None:
-            norm = agreed(norm, self.copies)
-        if is_finite(norm):
-            torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+    def gradient_norm(self) -> torch.Tensor:
+        norm = global_norm(self._gradients(), self.shards)
+        return norm if self.copies is None else agreed(norm, self.copies)
+
+    def step(self, lr: float, norm: torch.Tensor | None = None) -> torch.Tensor:
+        found = self.gradient_norm() if norm is None else norm
+        if norm is not None or is_finite(found):
+            torch._foreach_mul_(self._gradients(), (self.max_norm / (found + 1e-6)).clamp(max=1.0))
             set_lr(self.optimizer, lr)
             self.optimizer.step()
         self.skip()
-        return norm
+        return found
 
     def skip(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -75,6 +76,10 @@ class FSDP2Engine:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self.module, options=options)
         return {n.removeprefix(PREFIX): tensor for n, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """This rank's shards of them."""
+        return [local(p.grad) for p in self.module.parameters() if p.grad is not None]
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         """This rank's shards by name, a tied parameter once; state_dict() frees what FSDP2 still holds gathered."""

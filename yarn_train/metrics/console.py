@@ -48,14 +48,15 @@ class ConsoleSink:
         step = row["step"]
         left = self.pace.left(self.total - step, saves_between(step, self.total, self.save_every)) or 0.0
         mfu, memory = row.get("mfu"), row.get("peak_memory_bytes")
+        timed = not row.get("untimed")  # a rate of the others would mislead
         return [
             (1, self.label),
             (0, f"step {step}/{self.total}"),
             (0, f"loss {_number(row['loss'], '.4f')}"),
             (6, f"lr {row['lr']:.2e}"),
             (4, f"grad {_number(row['grad_norm'], '.3f')}"),
-            (3, f"{row['tokens_per_second']:,.0f} tok/s"),
-            (5, f"MFU {mfu:.1%}" if mfu is not None else ""),
+            (3, f"{row['tokens_per_second']:,.0f} tok/s" if timed else ""),
+            (5, f"MFU {mfu:.1%}" if timed and mfu is not None else ""),
             (7, f"{memory / GIB:.1f} GiB" if memory else ""),
             (2, f"{duration(left)} left"),
             (3, f"then {self.then}" if self.then else ""),

@@ -13,19 +13,24 @@ NEWEST = 20  # steps that count: the median of these forgets a slow one, and a m
 
 
 class Pace:
-    """Seconds of the newest steps, and of the stalls that saves were."""
+    """Seconds of the newest steps, and of the stalls that saves were.
+
+    Steps that are marked as untimed (a start's first one, say) count only while there are no others.
+    """
 
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=NEWEST)
         self._stalls: deque[float] = deque(maxlen=NEWEST)
-        self._warm = False
+        self._typical = False
 
     def add(self, row: dict[str, Any]) -> None:
         """One step's metrics, in the order of the steps."""
-        if not self._warm and self._steps:  # the first step of a start compiles, allocates and fills caches
+        typical = not row.get("untimed")
+        if typical and not self._typical:
             self._steps.clear()
-            self._warm = True
-        self._steps.append(float(row["seconds"]))
+            self._typical = True
+        if typical or not self._typical:
+            self._steps.append(float(row["seconds"]))
         if row.get("save_seconds"):
             self._stalls.append(float(row["save_seconds"]))
 
@@ -63,6 +68,7 @@ def _rows(metrics: Path) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-            yield {"seconds": float(row["seconds"]), "save_seconds": row.get("save_seconds")}
+            kept = {key: row.get(key) for key in ("save_seconds", "untimed")}
+            yield {"seconds": float(row["seconds"]), **kept}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a dying process left half of it
             continue

@@ -81,6 +81,8 @@ def point(row: Mapping[str, Any], stage: TrackedStage, tokens_before: int = 0) -
         numbers["train/epoch"] = epoch
     if row.get("skipped"):
         del numbers[SHOWN["loss"][0]]  # it trained nothing; a curve of what did is meant
+    if row.get("untimed"):  # rates of steps that are not like the others
+        del numbers[SHOWN["tokens_per_second"][0]], numbers[SHOWN["mfu"][0]]
     numbers |= {STEP: step, TOKENS: tokens_before + row["tokens"]}
     numbers |= {"train/stage": stage.number, "train/stage_step": row["step"]}
     return Point(step, {name: value for name, value in numbers.items() if _is_number(value)})

@@ -17,19 +17,27 @@ from transformers import PretrainedConfig
 
 from .spans import Documents
 
-# Dense bf16 tensor-core peak in FLOP/s, from the vendor's data sheets (without sparsity).
+# Dense bf16 tensor-core peak in FLOP/s, from the vendor's data sheets (those print twice as much, with sparsity).
 # A name matches when the device's name has all of its words; the first match counts, so the slower variants come first.
 PEAK_BF16 = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
+    "H800 PCIe": 756e12,
+    "H800": 989e12,
+    "GH200": 989e12,
     "H200 NVL": 835e12,
     "H200": 989e12,
     "A100": 312e12,
+    "A800": 312e12,
     "B200": 2250e12,
     "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A40": 149.7e12,
     "A10": 125e12,
 }
+PART = "MIG"  # in the name of a slice of a GPU, which reaches a part of the whole one's peak
 
 
 def matmul_parameters(model: nn.Module) -> int:
@@ -95,4 +103,6 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     words = set(torch.cuda.get_device_name(device).replace("-", " ").split())
+    if PART in words:
+        return None
     return next((peak for known, peak in PEAK_BF16.items() if words.issuperset(known.split())), None)

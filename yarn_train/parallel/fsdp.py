@@ -39,7 +39,7 @@ def shard(module: CausalLM, mesh: DeviceMesh, compute_dtype: torch.dtype, cfg: E
             part.set_force_sum_reduction_for_comms(True)
             part.set_gradient_divide_factor(1.0)
     if cfg.prefetch > 1:
-        _prefetch(blocks, cfg.prefetch)
+        _prefetch(root, blocks, cfg.prefetch)
     return root
 
 
@@ -56,8 +56,13 @@ def shard_decoder(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     fully_shard(module.decoder, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
-def _prefetch(blocks: Sequence[FSDPModule], ahead: int) -> None:
-    """Gather `ahead` blocks before they are needed; one ahead is what FSDP2 does by itself."""
+def _prefetch(root: FSDPModule, blocks: Sequence[FSDPModule], ahead: int) -> None:
+    """Gather `ahead` blocks before they are needed; one ahead is what FSDP2 does by itself.
+
+    Forward and backward each begin in the root, whose embedding and head are there first.
+    """
+    root.set_modules_to_forward_prefetch(list(blocks[:ahead]))
+    root.set_modules_to_backward_prefetch(list(reversed(blocks[-ahead:])))
     for number, block in enumerate(blocks):
         block.set_modules_to_forward_prefetch(list(blocks[number + 1 : number + 1 + ahead]))
         block.set_modules_to_backward_prefetch(list(reversed(blocks[max(0, number - ahead) : number])))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 
-import torch
-
 from ..config import Config
 from ..dist.mesh import Mesh
 from ..errors import ConfigError, problem
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES
 from . import activation, fsdp
+from .compiled import compile_blocks
 from .offload import Mover
 from .tiled_mlp import tile_mlps
 
@@ -29,9 +28,7 @@ def parallelize(module: CausalLM, cfg: Config, mesh: Mesh) -> list[str]:
         done += tile_mlps(blocks, module.model.config.hidden_size)
     if cfg.compile.enabled:
         require_compiler(mesh.device_type)
-        for block in blocks:
-            block.forward = torch.compile(block.forward)
-        done.append(f"torch.compile: {len(blocks)} blocks")
+        done += compile_blocks(blocks)
     done += activation.apply(blocks, cfg.memory.recompute, Mover() if cfg.memory.offloads else None)
     if cfg.engine.name == "fsdp2":
         fsdp.shard(module, mesh.sharding, DTYPES[cfg.model.dtype], cfg.engine)

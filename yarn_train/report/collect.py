@@ -5,6 +5,7 @@ A run that is unfinished, crashed or not evaluated still has a report, so every 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -67,6 +68,14 @@ class Stage:
         """Values of one metric, NaN where a step has none."""
         values = (record.get(key) for record in self.metrics)
         return [float(v) if isinstance(v, int | float) else math.nan for v in values]
+
+    def timed(self) -> tuple[dict[str, Any], ...]:
+        """The steps that say how fast training is: all that are not marked as untimed, or else all."""
+        return tuple(record for record in self.metrics if not record.get("untimed")) or self.metrics
+
+    def typical(self) -> Stage:
+        """This stage as if it had only those."""
+        return dataclasses.replace(self, metrics=self.timed())
 
     def option(self, key: str) -> Any:
         """An option such as ``rope.factor`` of the stage's configuration, None where it is not there."""

@@ -131,7 +131,8 @@ def what_was_run(group: Group) -> Grid:
 
 def _numbers(member: Member) -> list[tuple[str, float]]:
     loss = final_loss(member.run) if member.run else math.nan
-    speeds = [mean(s.series("tokens_per_second")) for s in (member.run.stages if member.run else ()) if s.metrics]
+    stages = member.run.stages if member.run else ()
+    speeds = [mean(s.typical().series("tokens_per_second")) for s in stages if s.metrics]
     speed = mean(speeds)
     return [
         (f"{loss:.4f}" if math.isfinite(loss) else "", loss),

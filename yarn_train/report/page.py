@@ -78,13 +78,13 @@ def _how_it_ended(run: Run) -> list[Block]:
 
 def training_grid(stages: Sequence[Stage]) -> Grid:
     """One row per stage: what it consumed, how the loss moved, and what it cost."""
-    header = ["stage", "s", "steps", "tokens", "first loss", "last loss", "tokens/s", "peak memory", "training time"]
-    body = []
+    header = ["stage", "s", "steps", "tokens", "first loss", "last loss", "tokens/s", "MFU", "peak memory"]
+    header, body = [*header, "training time"], []
     for stage in stages:
         losses = [loss for loss in stage.series("loss") if math.isfinite(loss)] or [math.nan]
         memory = stage.series("peak_memory_bytes")
         skipped = sum(bool(row.get("skipped")) for row in stage.metrics)
-        speed, seconds = _speed(stage)
+        speed, used, seconds = _speed(stage)
         body.append(
             [
                 stage.name,
@@ -94,10 +94,13 @@ def training_grid(stages: Sequence[Stage]) -> Grid:
                 f"{losses[0]:.3f}",
                 f"{losses[-1]:.3f}",
                 count(speed),
+                f"{used:.1%}" if math.isfinite(used) else "",
                 size(max((m for m in memory if math.isfinite(m)), default=math.nan)),
                 duration(seconds),
             ]
         )
+    if not any(row[-3] for row in body):  # no device whose peak is known
+        header, *body = [[*cells[:-3], *cells[-2:]] for cells in (header, *body)]
     return Grid(header, body)
 
 
@@ -129,13 +132,16 @@ def _provenance(run: Run) -> list[Block]:
     return [Heading("How to get it again"), Grid(["run.json", "value"], body, numeric=False)]
 
 
-def _speed(stage: Stage) -> tuple[float, float]:
-    """Mean tokens/s (all tokens over all time, not the mean of rates) and seconds spent in steps."""
-    tokens = seconds = before = 0.0
-    series = (stage.series(key) for key in ("tokens", "tokens_per_second", "seconds"))
-    for total, rate, took in zip(*series, strict=True):
+def _speed(stage: Stage) -> tuple[float, float, float]:
+    """Mean tokens/s (tokens over time, not the mean of rates) and mean MFU of the timed steps; seconds of all steps."""
+    tokens = seconds = used = everything = before = 0.0
+    timed = {id(record) for record in stage.timed()}
+    series = (stage.series(key) for key in ("tokens", "tokens_per_second", "seconds", "mfu"))
+    for record, total, rate, took, mfu in zip(stage.metrics, *series, strict=True):
         if math.isfinite(total) and rate > 0:
-            tokens += total - before
-            seconds += took if math.isfinite(took) else (total - before) / rate
+            took = took if math.isfinite(took) else (total - before) / rate
+            everything += took
+            if id(record) in timed:
+                tokens, seconds, used = tokens + total - before, seconds + took, used + took * mfu
         before = total if math.isfinite(total) else before
-    return (tokens / seconds, seconds) if seconds > 0 else (math.nan, math.nan)
+    return (tokens / seconds, used / seconds, everything) if seconds > 0 else (math.nan, math.nan, math.nan)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..free_options import FREE_ON_RESUME
 
-IDLE = ("hydra", "launch", "plan", "tracking")
+IDLE = ("hydra", "launch", "plan", "profile", "tracking")
 
 
 def decides(option: str) -> bool:

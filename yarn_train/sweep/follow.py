@@ -59,6 +59,6 @@ class Follower:
 
 
 def _line(label: str, stage: str, row: dict[str, Any]) -> str:
-    loss, speed = row.get("loss"), row.get("tokens_per_second")
+    loss, speed = row.get("loss"), None if row.get("untimed") else row.get("tokens_per_second")
     parts = [label, f"{stage} step {row['step']}", "loss none" if loss is None else f"loss {loss:.4f}"]
     return "  ".join([*parts, *([f"{speed:,.0f} tok/s"] if speed else [])])

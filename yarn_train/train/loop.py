@@ -19,7 +19,7 @@ from ..console.banner import Row
 from ..data.batch import Batch
 from ..data.loader import Loader, Step, pinned
 from ..data.prefetch import Ahead
-from ..dist.collectives import max_int, max_ints, on_main, sum_scalar
+from ..dist.collectives import max_int, max_ints, max_scalar, on_main, sum_scalar, to_host
 from ..dist.failure import explained
 from ..dist.heartbeat import heartbeat
 from ..dist.mesh import Mesh
@@ -33,8 +33,11 @@ from ..model.flops import squared_lengths
 from ..optim.schedule import lr_at
 from ..parallel.context import ContextParallel
 from . import run_lock
+from .profile import Profile
 from .skipped import GRADIENT, broken_weights, diverged, reason_to_skip, remember, too_many
+from .untimed import Watch
 
+HOST = torch.device("cpu")
 OTHERS_WAIT = 30.0  # seconds that a rank which failed by itself lets its save go on, while the others wait for it
 
 
@@ -53,6 +56,8 @@ class Trainer:
     state: TrainState
     flops_per_token: Callable[[float], float]  # of the length that tokens attend over, see model.flops
     peak_flops: float | None
+    profile: Profile
+    watch: Watch = field(default_factory=Watch)
     save_seconds: float = 0.0  # that training stood still for checkpoints since the last row
     facts: list[Row] = field(default_factory=list)  # about the stage, for a person
 
@@ -67,9 +72,11 @@ def fit(trainer: Trainer) -> bool:
     cfg = trainer.cfg
     last = cfg.train.steps
     stop = min(last, cfg.train.stop_after or last)
-    with requests.deferred(), read_ahead(trainer, stop) as data, settled(trainer):
+    with requests.deferred(), read_ahead(trainer, stop) as data, settled(trainer), trainer.profile:
         while trainer.state.step < stop:
+            trainer.profile.before(trainer.state.step + 1)
             row = train_step(trainer, data)
+            trainer.profile.after(row["step"])
             trainer.sinks.write(row)
             if too_many(trainer.state, cfg):
                 trainer.checkpoints.finish()
@@ -132,7 +139,8 @@ def leave_if_asked(trainer: Trainer, saved: bool) -> None:
         StorageError: a rank could not write, or the run folder is gone; the same on all of them.
     """
     unsaved = trainer.checkpoints.failed or trainer.sinks.error is not None or run_lock.gone()
-    asked, failed = max_ints([requests.after_step(trainer.checkpoints.longest), unsaved], trainer.runtime.device)
+    # Agreed on by the hosts alone: the device is still busy with the update, and need not be waited for.
+    asked, failed = max_ints([requests.after_step(trainer.checkpoints.longest), unsaved], HOST)
     if failed:
         on_main(run_lock.refuse_gone)
         trainer.checkpoints.finish()
@@ -159,6 +167,9 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
     """One optimizer step over the next global batch; advances ``trainer.state`` and returns the step's metrics.
 
     A step whose loss or gradient is not finite, or whose loss is a spike, updates nothing; see ``train.skipped``.
+
+    The host reads from the device once, before the update, what decides about it; micro-batches and the update are only
+    queued. So a GPU's update counts in the time of the step after it, whose reading waits for it.
     """
     cfg, runtime, before = trainer.cfg, trainer.runtime, trainer.state
     started = time.perf_counter()
@@ -168,18 +179,10 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
     data_wait = time.perf_counter() - started
 
     heartbeat.at("forward and backward", before.step)
-    loss = forward_and_backward(trainer, batches)
+    mean_loss = forward_and_backward(trainer, batches)
     heartbeat.at("optimizer", before.step)
     lr = learning_rate(cfg, before.step)
-    reason = reason_to_skip(loss, before.losses, cfg.train.spike_factor)
-    grad_norm = None
-    if reason is None:
-        grad_norm = trainer.engine.step(lr).item()
-        reason = None if math.isfinite(grad_norm) else GRADIENT
-    else:
-        trainer.engine.skip()
-    memory = max_int(peak_memory_bytes(runtime.device), runtime.device)  # waits for the device: the clock is honest
-
+    loss, grad_norm, memory, reason = update(trainer, mean_loss, lr)
     step_tokens = len(read.ids) * cfg.data.seq_len
     seconds = time.perf_counter() - started
     rate = step_tokens / seconds
@@ -206,6 +209,7 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
         "tokens_per_second": rate,
         "mfu": mfu(rate, per_token, trainer.peak_flops, runtime.world_size),
         "peak_memory_bytes": memory,
+        "untimed": trainer.watch.reason(save_seconds, trainer.profile.touches(state.step)),
         "data_wait_seconds": data_wait,
         "seconds": seconds,
         "save_seconds": save_seconds,
@@ -215,20 +219,44 @@ def train_step(trainer: Trainer, data: Iterator[Step]) -> dict[str, Any]:
     }
 
 
-def forward_and_backward(trainer: Trainer, batches: list[Batch]) -> float:
-    """Leave the gradients of a step's batches with the engine; returns the mean loss over all ranks' tokens.
+def update(trainer: Trainer, mean_loss: torch.Tensor, lr: float) -> tuple[float, float | None, int, str | None]:
+    """Update the weights, or drop the gradients; returns (loss, gradient norm, peak memory in bytes, why dropped).
 
-    The divisor is global and known before the first backward: any split of the batch gives the same gradients.
+    The norm is None where the loss alone decided. Memory is the peak before the update, the largest of all ranks.
+    """
+    engine, device = trainer.engine, trainer.runtime.device
+    norm = engine.gradient_norm()
+    memory = max_scalar(torch.full((), peak_memory_bytes(device), dtype=torch.float64, device=device))
+    loss, peak, *norms = to_host(mean_loss, memory, *(() if norm is None else (norm,)))
+    reason = reason_to_skip(loss, trainer.state.losses, trainer.cfg.train.spike_factor)
+    if reason is not None:
+        engine.skip()
+        return loss, None, int(peak), reason
+    if norm is None:  # the engine looks at its gradients itself
+        norms = [engine.step(lr).item()]
+    elif math.isfinite(norms[0]):
+        engine.step(lr, norm)
+    else:
+        engine.skip()
+    return loss, norms[0], int(peak), None if math.isfinite(norms[0]) else GRADIENT
+
+
+def forward_and_backward(trainer: Trainer, batches: list[Batch]) -> torch.Tensor:
+    """Leave the gradients of a step's batches with the engine; returns the mean loss over all ranks' tokens, fp32.
+
+    The divisor is global and known before the first backward: any split of the batch gives the same gradients. Nothing
+    here waits for the device, so that all micro-batches are queued one behind the other.
     """
     device = trainer.runtime.device
-    local_tokens = torch.tensor(sum(b.num_valid for b in batches), dtype=torch.float32, device=device)
+    # a fill, not a copy from the host, which would be waited for
+    local_tokens = torch.full((), float(sum(b.num_valid for b in batches)), dtype=torch.float32, device=device)
     global_tokens = sum_scalar(local_tokens)
     loss_sum = torch.zeros((), device=device)
     for batch in batches:
         loss = trainer.engine.module(batch.input_ids, batch.position_ids, batch.labels, batch.documents)
         trainer.engine.backward(loss, global_tokens)
         loss_sum += loss.detach()
-    return (sum_scalar(loss_sum) / global_tokens).item()
+    return sum_scalar(loss_sum) / global_tokens
 
 
 def learning_rate(cfg: Config, step: int) -> float:

@@ -13,6 +13,7 @@ from ..checkpoint.manager import CheckpointManager
 from ..checkpoint.state import TrainState
 from ..config import Config, accumulation_steps
 from ..console.banner import Row
+from ..console.lines import say as print_line
 from ..data.loader import Loader
 from ..data.stream import Part, SourceState, Stream, open_stream
 from ..dist.collectives import from_all
@@ -38,6 +39,7 @@ from ..stages import Stage
 from . import overview
 from .loop import Trainer
 from .overview import Expected, Outlook
+from .profile import Profile
 from .resume import check_resume, continued, resume_line
 
 Say = Callable[[str], None]
@@ -106,6 +108,7 @@ def build_trainer(
     loader = make_loader(cfg, stream, mesh)
     config = module.model.config
     width = config.num_attention_heads * flops.head_dim(config)
+    profile = Profile(cfg, stage.folder, runtime, state.step, print_line)
     return Trainer(
         cfg=cfg,
         runtime=runtime,
@@ -118,6 +121,7 @@ def build_trainer(
         state=state,
         flops_per_token=partial(flops.flops_per_token, size.matmul, config.num_hidden_layers, width),
         peak_flops=flops.peak_flops(runtime.device),
+        profile=profile,
         facts=[
             overview.model_row(cfg.model.path, base, size.parameters, overview.original_length(cfg, base)),
             overview.start_row(weights, resumed),
@@ -129,6 +133,7 @@ def build_trainer(
             *overview.built_rows(size.done),
             Row("attention", f"{kernel.name} ({kernel.reason})"),
             overview.checkpoints_row(stage),
+            Row("profile", profile.about),
             overview.time_row(cfg.train.steps - state.step, expected),
         ],
     )

@@ -102,7 +102,7 @@ def speed_and_memory(group: Group) -> Figure | None:
 
 def _cost(member: Member) -> tuple[float, float]:
     stages = member.run.stages if member.run else ()
-    speeds = [mean(stage.series("tokens_per_second")) for stage in stages if stage.metrics]
+    speeds = [mean(stage.typical().series("tokens_per_second")) for stage in stages if stage.metrics]
     memory = [v / 2**30 for stage in stages for v in stage.series("peak_memory_bytes") if math.isfinite(v)]
     return mean(speeds), max(memory, default=math.nan)
 

@@ -55,6 +55,7 @@ def resources(run: Run) -> Figure | None:
 
 
 UNITS = {"mfu": 100.0, "peak_memory_bytes": 2.0**-30}
+RATES = ("tokens_per_second", "mfu")  # drawn of the steps that are not marked as untimed
 
 
 def _panels(run: Run, panels: Sequence[tuple[str, str, dict[str, Any]]]) -> Figure | None:
@@ -66,6 +67,8 @@ def _panels(run: Run, panels: Sequence[tuple[str, str, dict[str, Any]]]) -> Figu
             values = [v * UNITS.get(key, 1.0) for v in stage.series(key)]
             if not any(map(math.isfinite, values)):
                 continue
+            if key in RATES:
+                x, values = _timed(stage, x, values)
             look = {"color": TRAINED[index % len(TRAINED)], "width": 1.8}
             name = {"name": text(stage_label(stage), 40), "legendgroup": str(index), "showlegend": False}
             traces.append({**line(x, values), **name, "line": look, "yaxis": f"y{axis}"})
@@ -116,6 +119,13 @@ def progress(stage: Stage) -> dict[str, list[float]]:
         last = value if math.isfinite(value) else last
         counted.append(last)
     return {"steps": stage.series("step"), "tokens": counted}
+
+
+def _timed(stage: Stage, x: dict[str, list[float]], values: list[float]) -> tuple[dict[str, list[float]], list[float]]:
+    """The places and values of the steps that say how fast training is."""
+    timed = {id(record) for record in stage.timed()}
+    kept = [i for i, record in enumerate(stage.metrics) if id(record) in timed]
+    return {key: [given[i] for i in kept] for key, given in x.items()}, [values[i] for i in kept]
 
 
 def _skipped(stage: Stage, x: dict[str, list[float]], values: Sequence[float]) -> list[dict[str, Any]]:
