@@ -49,7 +49,8 @@ LAYERS = [
             "model.rotate",
             "model.folder",
         ),
-        *("model.primitives", "model.varlen", "model.documents"),
+        *("model.primitives", "model.varlen", "model.documents", "model.backends"),
+        *("model.availability", "model.registry"),
     ],
     ["model.weights"],
     [
@@ -60,6 +61,7 @@ LAYERS = [
         "model.causal_lm",
         "model.load",
         "model.probe",
+        "model.matrices",
         "model.cached",
         "model.unrotated",
         "model.tables",
@@ -88,7 +90,9 @@ SIBLINGS = {
 OWNERS = {
     "hydra": {"cli", "hydra_options", "multirun", "overrides"},
     "omegaconf": {"cli", "hydra_options", "multirun"},
-    "flash_attn": {"model.attention", "model.primitives", "model.varlen"},
+    "flash_attn": {"model.backends.flash_attn2", "model.backends.flash_attn4"},
+    "flash_attn_3": {"model.backends.flash_attn3"},
+    "flash_attn_interface": {"model.backends.flash_attn3"},
     "deepspeed": {"engine.deepspeed"},
     "wandb": {"metrics.wandb_sink"},
     "tensorboard": {"metrics.tensorboard_sink"},

@@ -22,17 +22,11 @@ from transformers import (
 )
 
 from yarn_train.errors import ConfigError
-from yarn_train.model.attention import (
-    FLASH_ATTENTION_2,
-    SDPA,
-    attention,
-    attention_function,
-    choose_kernel,
-    local_attend,
-)
+from yarn_train.model.attention import attention, attention_function, local_attend
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.documents import table
 from yarn_train.model.kept import active_store
+from yarn_train.model.registry import IMPLEMENTATIONS, SDPA, choose_kernel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 causal_attention = attention_function(local_attend("sdpa"))
@@ -341,6 +335,6 @@ def test_what_is_too_old_for_flash_attn_is_named(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("requested", ["auto", "flash_attention_2"])
 def test_a_gpu_with_flash_attn_takes_it_in_half_precision(requested: str) -> None:
     kernel = choose_kernel(requested, CUDA, torch.bfloat16)
-    assert (kernel.name, kernel.implementation) == ("flash_attention_2", FLASH_ATTENTION_2)
+    assert (kernel.name, kernel.implementation) == ("flash_attention_2", IMPLEMENTATIONS["flash_attention_2"])
     assert kernel.primitive == "flash_attention_2"
     assert "flash_attn 2.9.9" in kernel.reason
