@@ -82,7 +82,7 @@ WIDTHS: dict[str, tuple[int, int | None]] = {
 
 def missing(kernel: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """What stands in the way of a kernel in this process, in words, or None when it can run."""
-    return unfit(kernel, device.type, dtype) or _package(kernel) or _gpu(kernel, device)
+    return unfit(kernel, device.type, dtype) or _gpu(kernel, device) or _package(kernel)
 
 
 def unfit(kernel: str, device_type: str, dtype: torch.dtype) -> str | None:
@@ -108,8 +108,9 @@ def version(kernel: str) -> str | None:
     if package is not None:
         return installed(package.distribution)
     if kernel == "sdpa_cudnn":
-        found = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-        return f"{found // 10_000}.{found // 100 % 100}.{found % 100}" if found else None
+        number = _cudnn()
+        ten = 10 if number < CUDNN else 100  # 8907 is 8.9.7, 92000 is 9.20.0
+        return f"{number // (100 * ten)}.{number // 100 % ten}.{number % 100}" if number else None
     return torch.__version__
 
 
@@ -129,9 +130,14 @@ def width_limits(primitive: str, width: int) -> str | None:
     return f"multiples of {multiple}" + (f" up to {most}" if most else "")
 
 
+def _cudnn() -> int:
+    """cuDNN's version as it writes it itself; 0 without it."""
+    return (torch.backends.cudnn.version() or 0) if torch.backends.cudnn.is_available() else 0
+
+
 def _package(kernel: str) -> str | None:
     package, found = NEEDS[kernel].package, version(kernel)
-    if kernel == "sdpa_cudnn" and (found is None or torch.backends.cudnn.version() < CUDNN):
+    if kernel == "sdpa_cudnn" and _cudnn() < CUDNN:
         return f"torch's build has {f'cuDNN {found}' if found else 'no cuDNN'}, 9.0 is needed; pip install -U torch"
     if package is None:
         return None

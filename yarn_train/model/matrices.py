@@ -1,4 +1,4 @@
-"""Whether attention by plain matrices fits: they are quadratic in the length, so a length that is not absurd must be seen."""
+"""Whether attention by plain matrices fits: they are quadratic in the length; absurd ones are refused beforehand."""
 
 from __future__ import annotations
 

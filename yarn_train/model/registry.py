@@ -56,17 +56,18 @@ FACTS = (
     Fact("blackwell", "flash_attention_4", 1605, None, "FlashAttention-4, arXiv 2603.05451: B200, 1.3 x cuDNN 9.13"),
     Fact("ampere", "flash_attention_2", 189, 189, "assets/flash2_a100_fwd_bwd_benchmark.png: both together"),
 )
-# torch's flash kernel is FlashAttention-2, of an older release than the package: so the package goes before it. The last
-# of a line runs wherever the device and the dtype do. All of them take grouped keys and packed documents as they are.
+# torch's flash kernel is FlashAttention-2, of an older release than the package: so the package goes before it. The
+# last of a line runs wherever the device and the dtype do. All take grouped keys and, on GPUs, packed documents in one.
 ORDER = {
     "cpu": ("sdpa",),
     "ampere": ("flash_attention_2", "sdpa"),  # and every GPU that no line is about
     "hopper": ("flash_attention_3", "flash_attention_2", "sdpa"),
     "blackwell": ("flash_attention_4", "flash_attention_2", "sdpa"),
 }
-# Kernels that may be faster than what an order takes, and are not in it. cuDNN's backward gave NaN with torch 2.5 (pytorch
-# issue 139298), cuDNN 9.12 (cudnn-frontend 160) and 9.26 (cudnn-frontend 1072), and torch 2.11 to 2.13 (pytorch 196678);
-# its forward is wrong on B200 with fewer than 8 key heads in torch 2.11 and 2.13 (pytorch 193893).
+# Kernels that may be faster than what an order takes, and are not in it. With cuDNN losses exploded in torch 2.5 (issue
+# pytorch 139298), and gradients were NaN with cuDNN 9.12 (cudnn-frontend 160), with torch 2.11 to 2.13 (pytorch 196678,
+# masks as tensors) and with 9.26 (cudnn-frontend 1072, one query); generation on B200 with fewer than 8 key heads is
+# wrong in torch 2.11 and 2.13 (pytorch 193893).
 ON_RECORD = "wrong results on record up to cuDNN 9.26 and torch 2.13, see docs/performance.md"
 LEFT_OUT = {
     "hopper": {"sdpa_cudnn": ON_RECORD, "flash_attention_4": "no figure for this GPU is published"},
@@ -108,7 +109,7 @@ def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype, head
             name = kernel
             break
         passed[kernel] = why
-    return _kernel(name, device, dtype, "; ".join(["auto", *_lines(passed, "not used"), *left_out]))
+    return _kernel(name, device, dtype, "; ".join([f"auto for {family}", *_lines(passed, "not used"), *left_out]))
 
 
 def gpu_family(device: torch.device) -> str:

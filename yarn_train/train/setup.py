@@ -87,9 +87,8 @@ def build_trainer(
         check_resume(newest, cfg, stream, say)
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
-    kernel = context.attention(
-        choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype], flops.head_dim(base))
-    )
+    chosen = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype], flops.head_dim(base))
+    kernel = context.attention(chosen)
     engine, size = build_engine(cfg, base, weights, kernel, mesh, runtime.device)
     seed_shard(cfg.run.seed, mesh.sharding.get_local_rank(mesh.sharding.ndim - 1))
     module = engine.module

@@ -1,4 +1,4 @@
-"""torch's own flash attention, called by its operators: the CPU's kernel, and FlashAttention-2 as torch builds it for CUDA.
+"""torch's own flash attention, called by its operators: the CPU's kernel, and its build of FlashAttention-2 for CUDA.
 
 Shapes of whole sequences are those of :mod:`..primitives`, of many documents those of :mod:`..varlen`.
 """
