@@ -1,4 +1,4 @@
-"""Every attention kernel that runs on this GPU against an explicit softmax in float64; the others say what is missing."""
+"""Every attention kernel that runs on this GPU against an explicit softmax in float64; others say what is missing."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_documents_and_their_gradients(case: Any, kv_heads: int) -> None:
 
 @pytest.mark.parametrize("kernel", IMPLEMENTATIONS)
 def test_yarns_attention_factor_reaches_the_logits(kernel: str) -> None:
-    """Against transformers' own eager attention of the same model in float64 on the CPU."""
+    """Against transformers' own eager attention in float32: far closer than the same model without the factor."""
     place = torch.device("cuda", 0)
     if why := missing(kernel, place, torch.bfloat16):
         pytest.skip(f"{kernel}: {why}")
@@ -133,13 +133,16 @@ def test_yarns_attention_factor_reaches_the_logits(kernel: str) -> None:
     with torch.no_grad():
         model.set_attn_implementation("eager")
         right = model(input_ids=ids, use_cache=False).logits
+        rotary: Any = model.get_decoder().rotary_emb
+        factor, rotary.attention_scaling = rotary.attention_scaling, 1.0
+        lost = model(input_ids=ids, use_cache=False).logits
+        rotary.attention_scaling = factor
         model.set_attn_implementation(IMPLEMENTATIONS[kernel])
         model = model.to(place)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
-        found = model(input_ids=ids.to(place), use_cache=False).logits
-    error = (found.float().cpu() - right).pow(2).mean().sqrt() / right.pow(2).mean().sqrt()
-    assert error < 0.03  # without the factor it is beyond 0.1, see tests/model/test_yarn_factor.py
+        found = model(input_ids=ids.to(place), use_cache=False).logits.float().cpu()
+    assert (found - right).norm() < 0.3 * (lost - right).norm()
 
 
 def test_one_compilation_serves_flex_at_any_documents() -> None:

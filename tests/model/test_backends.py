@@ -1,4 +1,4 @@
-"""Kernels whose packages cannot run here, by their published signatures, computed by the CPU kernel; and flex's masks."""
+"""Kernels whose packages cannot run here: their published signatures, computed by the CPU kernel; and flex's masks."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def results(kernel: str, inputs: list[Tensor], documents: Any) -> list[Tensor]:
 
 
 def agrees(kernel: str, kv_heads: int) -> None:
-    """Whole sequences, documents, and a rectangle whose final log-sum-exp is of more keys, as the CPU kernel has them."""
+    """With the CPU kernel: whole sequences, documents, and rectangles whose log-sum-exp is of more keys."""
     for documents in (None, DOCUMENTS):
         inputs = qkv(kv_heads)
         for got, right in zip(results(kernel, inputs, documents), results("cpu", inputs, documents), strict=True):

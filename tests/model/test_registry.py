@@ -187,8 +187,10 @@ def test_flash_attention_4_alone_is_no_flash_attention_2(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("name", "gpu"),
-    [("flash_attention_2", (7, 5)), ("flash_attention_3", (8, 0)), ("flash_attention_3", (10, 0))]
-    + [("flash_attention_4", (8, 9)), ("flash_attention_4", (12, 0)), ("sdpa_cudnn", (7, 5)), ("flex", (7, 5))],
+    [
+        *(("flash_attention_2", (7, 5)), ("flash_attention_3", (8, 0)), ("flash_attention_3", (10, 0))),
+        *(("flash_attention_4", (8, 9)), ("flash_attention_4", (12, 0)), ("sdpa_cudnn", (7, 5)), ("flex", (7, 5))),
+    ],
 )
 def test_a_gpu_that_a_kernel_is_not_written_for_is_named(
     name: str, gpu: tuple[int, int], monkeypatch: pytest.MonkeyPatch
