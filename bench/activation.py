@@ -21,8 +21,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.measure import KeptBytes, table
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.parallel.activation import apply
 from yarn_train.parallel.offload import Mover
 

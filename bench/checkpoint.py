@@ -30,7 +30,7 @@ from yarn_train.data.stream import Source, Stream
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.dry_run.ranks import Addresses
 from yarn_train.engine.base import Engine
-from yarn_train.model.attention import choose_kernel
+from yarn_train.model.registry import choose_kernel
 from yarn_train.train.setup import build_engine, make_loader, make_mesh
 
 CONSUMED = (10, 10_000, 1_000_000)

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from bench.measure import table
 from yarn_train.model import flops
-from yarn_train.model.attention import attention, choose_kernel
+from yarn_train.model.attention import attention
 from yarn_train.model.documents import table as document_table
+from yarn_train.model.registry import choose_kernel
 
 # name: (median tokens per document, deviation of the logarithm). Books: 169 of PG19 have a median of 385 kB and a
 # deviation of 0.60; all of it is 11 GB and 3 billion tokens, so 3.7 bytes per token. The others are round numbers.

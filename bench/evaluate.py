@@ -31,8 +31,8 @@ from yarn_train.eval.documents import held_out
 from yarn_train.eval.perplexity.prefixes import prefixes
 from yarn_train.eval.perplexity.score import score
 from yarn_train.eval.perplexity.windows import Window, shared_targets, sliding_windows
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, load_config
+from yarn_train.model.registry import choose_kernel
 
 BASE = Path(__file__).resolve().parent.parent / "data/base"
 WAYS = ("ours", "loop", "reference")

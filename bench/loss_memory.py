@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.measure import KeptBytes, in_process, peak_bytes, resident_bytes, table
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.parallel.activation import apply
 
 GIB = 2**30

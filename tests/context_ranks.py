@@ -16,8 +16,8 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import IGNORE_INDEX, Batch
 from yarn_train.dist.mesh import DIMENSIONS, Mesh
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel import activation
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.parallel.ring import Ring

@@ -22,8 +22,8 @@ from yarn_train.data.batch import IGNORE_INDEX, Batch, make_batch
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.dist.collectives import sum_scalar
 from yarn_train.engine.fsdp2 import PREFIX
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import load_config
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel import plan
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.parallel.offload import Mover

@@ -14,8 +14,8 @@ from yarn_train.config import DataConfig, EvalConfig, RopeConfig
 from yarn_train.data.tokenize import load_tokenizer
 from yarn_train.eval.documents import held_out
 from yarn_train.eval.perplexity.score import score
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, load_config
+from yarn_train.model.registry import choose_kernel
 
 BASE = ROOT / "data/base"
 YARN = RopeConfig(method="yarn", factor=16.0)

@@ -171,6 +171,7 @@ def test_a_number_that_is_not_finite_is_refused(section: str, field: Any, value:
         (nested(optim__betas=[0.9, 1.0]), "optim.betas"),
         (nested(optim__betas=[-0.1, 0.9]), "optim.betas"),
         (nested(schedule__warmup_steps=11, train__steps=10), "schedule.warmup_steps"),
+        (nested(run__deterministic=True, model__attention="sdpa_cudnn"), "model.attention"),
         (nested(data__held_out=1.0), "data.held_out"),
         (nested(data__source="pg19"), "data.path"),
         (nested(data__source="stdlib+pg19"), "data.path"),

@@ -23,9 +23,9 @@ from .data.tokenize import load_tokenizer
 from .dist import environment
 from .engine.fsdp2 import PREFIX
 from .errors import CheckpointError, YarnTrainError
-from .model.attention import choose_kernel
 from .model.causal_lm import CausalLM
 from .model.load import DTYPES, build_model, load_config
+from .model.registry import choose_kernel
 from .redact import guard_streams
 from .rope import hf as rope_hf
 

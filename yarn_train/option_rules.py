@@ -50,6 +50,9 @@ def broken_rules(c: Config) -> list[str]:
             )
         )
     found += _profile_checks(c)
+    if c.run.deterministic and c.model.attention == "sdpa_cudnn":
+        allowed = "kernels with one order of sums for run.deterministic=true"
+        found.append(problem("model.attention", "sdpa_cudnn", allowed, "set model.attention=auto"))
     found += _size_checks(c)
     found += _engine_checks(c)
     found += _data_checks(c)

@@ -23,8 +23,13 @@ class ModelConfig:
     )
     attention: str = option(
         "auto",
-        "attention kernel; auto takes flash_attention_2 where it can run, else sdpa",
-        choices=("auto", "flash_attention_2", "sdpa"),
+        "attention kernel; auto takes the fastest that is right for the GPU, dtype and model, and says why; sdpa is "
+        "torch's own, pinned by device and dtype; sdpa_cudnn and flex are for comparison, eager is plain matrices, to "
+        "debug",
+        choices=(
+            *("auto", "flash_attention_2", "flash_attention_3", "flash_attention_4"),
+            *("sdpa_cudnn", "sdpa_flash", "sdpa", "flex", "eager"),
+        ),
     )
     trust_remote_code: bool = option(
         False, "run Python code that lies in the model's own folder or repository; without it such models are refused"

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from yarn_train.checkpoint import hf_export
 from yarn_train.config import RopeConfig
 from yarn_train.errors import CheckpointError, YarnTrainError
-from yarn_train.model.attention import SDPA, Kernel
 from yarn_train.model.load import build_model, load_config
+from yarn_train.model.registry import SDPA, Kernel
 from yarn_train.rope import hf as rope_hf
 
 ROPE = RopeConfig(factor=4.0)

@@ -17,7 +17,7 @@ from yarn_train.config import accumulation_steps
 from yarn_train.console import ending, terminal
 from yarn_train.console.banner import Row, render
 from yarn_train.console.terminal import Style
-from yarn_train.model.attention import choose_kernel
+from yarn_train.model.registry import choose_kernel
 from yarn_train.stages import Stage, resolve
 from yarn_train.train import overview
 from yarn_train.train.introduction import Introduction

@@ -18,8 +18,8 @@ from yarn_train.checkpoint.state import TrainState
 from yarn_train.config import CheckpointConfig
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.engine.base import Engine
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import load_config
+from yarn_train.model.registry import choose_kernel
 from yarn_train.model.weights import first_row
 from yarn_train.train.setup import build_engine, make_mesh
 

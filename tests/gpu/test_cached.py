@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from yarn_train.config import RopeConfig
 from yarn_train.eval.generate import greedy
-from yarn_train.model.attention import FLASH_ATTENTION_2, SDPA
 from yarn_train.model.cached import attend_cached
+from yarn_train.model.registry import IMPLEMENTATIONS, SDPA
 from yarn_train.model.unrotated import dynamic, unrotated
 
 pytestmark = pytest.mark.gpu
@@ -46,7 +46,7 @@ def test_a_prompt_in_pieces_and_a_scale_that_changes(kernel: str, dtype: torch.d
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
     config.max_position_embeddings = 64
-    name = FLASH_ATTENTION_2 if kernel == "flash_attention_2" else SDPA
+    name = IMPLEMENTATIONS["flash_attention_2"] if kernel == "flash_attention_2" else SDPA
     model = AutoModelForCausalLM.from_config(config, attn_implementation=name, dtype=dtype).cuda().eval()
     prompts = torch.randint(0, 1000, (2, 60))
     answers: list[list[torch.Tensor]] = [[], []]

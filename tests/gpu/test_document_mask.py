@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import make_batch
-from yarn_train.model.attention import FLASH_ATTENTION_2, SDPA, attention
+from yarn_train.model.attention import attention
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.documents import table
+from yarn_train.model.registry import IMPLEMENTATIONS, SDPA
 from yarn_train.model.spans import Documents
 from yarn_train.parallel import activation
 
@@ -105,7 +106,7 @@ def model(implementation: str, dtype: torch.dtype) -> CausalLM:
 IMPLEMENTATIONS = [
     pytest.param(SDPA, torch.bfloat16, "flash", id="flash"),
     pytest.param(SDPA, torch.float32, "efficient", id="efficient"),
-    pytest.param(FLASH_ATTENTION_2, torch.bfloat16, "flash_attention_2", id="flash_attention_2"),
+    pytest.param(IMPLEMENTATIONS["flash_attention_2"], torch.bfloat16, "flash_attention_2", id="flash_attention_2"),
 ]
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.parallel.activation import apply
 from yarn_train.parallel.offload import MIN_BYTES, Mover
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from yarn_train import config as schema
 from yarn_train.data.batch import make_batch
 from yarn_train.dist import runtime as dist_runtime
-from yarn_train.model.attention import choose_kernel
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.plan.jobs import Tracer
 from yarn_train.plan.machines import GIB, fixed_bytes

@@ -13,7 +13,7 @@ from yarn_train.data.batch import make_batch
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.metrics.meter import mfu
 from yarn_train.model import flops
-from yarn_train.model.attention import choose_kernel
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.train.setup import build_engine, make_mesh
 

@@ -1,10 +1,7 @@
-"""Our attention inside transformers against an explicit softmax in float64, and the choice of a kernel."""
+"""Our attention inside transformers against an explicit softmax in float64."""
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.metadata
-import importlib.util
 import math
 from typing import Any
 
@@ -21,20 +18,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from yarn_train.errors import ConfigError
-from yarn_train.model.attention import (
-    FLASH_ATTENTION_2,
-    SDPA,
-    attention,
-    attention_function,
-    choose_kernel,
-    local_attend,
-)
+from yarn_train.model.attention import attention, attention_function, local_attend
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.documents import table
 from yarn_train.model.kept import active_store
+from yarn_train.model.registry import SDPA
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 causal_attention = attention_function(local_attend("sdpa"))
 
 
@@ -273,74 +262,3 @@ def test_a_compiled_graph_has_the_operator_once_and_the_store_gets_real_results(
     assert type(store.kept[0][0]) is Tensor
     for got, right in zip(torch.autograd.grad(loss, arguments[:3]), expected, strict=True):
         torch.testing.assert_close(got, right)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_auto_on_the_cpu_is_sdpa_and_says_why(dtype: torch.dtype) -> None:
-    kernel = choose_kernel("auto", CPU, dtype)
-    assert (kernel.name, kernel.implementation, kernel.primitive) == ("sdpa", SDPA, "cpu")
-    assert "flash_attention_2 not used" in kernel.reason
-    assert "CUDA GPU" in kernel.reason
-
-
-@pytest.mark.parametrize(("dtype", "primitive"), [(torch.bfloat16, "flash"), (torch.float32, "efficient")])
-def test_sdpa_by_name_is_sdpa_wherever_it_runs_with_a_pinned_kernel(dtype: torch.dtype, primitive: str) -> None:
-    kernel = choose_kernel("sdpa", CUDA, dtype)
-    assert (kernel.name, kernel.implementation, kernel.primitive) == ("sdpa", SDPA, primitive)
-    assert "asked for by name" in kernel.reason
-
-
-def test_flash_attention_by_name_on_the_cpu_is_an_error_that_says_what_is_missing_and_how_to_fix_it() -> None:
-    with pytest.raises(ConfigError) as error:
-        choose_kernel("flash_attention_2", CPU, torch.bfloat16)
-    (problem,) = error.value.problems
-    assert problem.startswith("model.attention: got 'flash_attention_2'")
-    assert "needs a CUDA GPU" in problem
-    assert "model.attention=auto" in problem
-
-
-def test_flash_attention_in_float32_names_the_dtype_and_the_option() -> None:
-    assert "torch.float32" in choose_kernel("auto", CUDA, torch.float32).reason
-    with pytest.raises(ConfigError, match=r"float32; set model\.dtype=bfloat16"):
-        choose_kernel("flash_attention_2", CUDA, torch.float32)
-
-
-@pytest.fixture
-def flash_attn(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Pretend that flash_attn is installed (param True) or not (False)."""
-    spec = importlib.machinery.ModuleSpec("flash_attn", None) if request.param else None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.9.9")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-
-
-@pytest.mark.parametrize("flash_attn", [False], indirect=True)
-@pytest.mark.usefixtures("flash_attn")
-def test_a_gpu_without_flash_attn_falls_back_on_auto_and_says_what_to_install() -> None:
-    kernel = choose_kernel("auto", CUDA, torch.bfloat16)
-    assert kernel.name == "sdpa"
-    assert "pip install 'yarn-train[flash]'" in kernel.reason
-    with pytest.raises(ConfigError, match="flash_attn package is not installed"):
-        choose_kernel("flash_attention_2", CUDA, torch.bfloat16)
-
-
-@pytest.mark.parametrize("flash_attn", [True], indirect=True)
-@pytest.mark.usefixtures("flash_attn")
-def test_what_is_too_old_for_flash_attn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.7.4.post1")
-    with pytest.raises(ConfigError, match=r"flash_attn 2\.7\.4\.post1 is too old"):
-        choose_kernel("flash_attention_2", CUDA, torch.bfloat16)
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.10.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    assert "Tesla T4 has less" in choose_kernel("auto", CUDA, torch.bfloat16).reason
-
-
-@pytest.mark.parametrize("flash_attn", [True], indirect=True)
-@pytest.mark.usefixtures("flash_attn")
-@pytest.mark.parametrize("requested", ["auto", "flash_attention_2"])
-def test_a_gpu_with_flash_attn_takes_it_in_half_precision(requested: str) -> None:
-    kernel = choose_kernel(requested, CUDA, torch.bfloat16)
-    assert (kernel.name, kernel.implementation) == ("flash_attention_2", FLASH_ATTENTION_2)
-    assert kernel.primitive == "flash_attention_2"
-    assert "flash_attn 2.9.9" in kernel.reason

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from yarn_train.model.attention import FLASH_ATTENTION_2, SDPA, local_attend, register
+from yarn_train.model import registry
+from yarn_train.model.attention import local_attend, register
 from yarn_train.model.cached import NAMES, attend_cached, attention_function, cached, kernel_of
 
 SIZES = [(1, 1), (1, 9), (3, 9), (9, 9), (2, 300)]  # new positions, all keys
@@ -70,11 +71,11 @@ def test_a_window_that_hides_nothing_is_fine():
     attention_function("sdpa")(torch.nn.Module(), *qkv(2, 7, 2), None, sliding_window=7)
 
 
+FA2 = registry.IMPLEMENTATIONS["flash_attention_2"]
 IMPLEMENTATIONS = {
-    SDPA: "sdpa",
+    **{name: kernel for kernel, name in registry.IMPLEMENTATIONS.items()},
     "eager": "sdpa",
-    FLASH_ATTENTION_2: "flash_attention_2",
-    f"{FLASH_ATTENTION_2}_context_0_1": "flash_attention_2",
+    f"{FA2}_context_0_1": "flash_attention_2",
     **{name: kernel for kernel, name in NAMES.items()},
 }
 
@@ -83,7 +84,7 @@ IMPLEMENTATIONS = {
 def test_the_kernel_stays_the_one_the_model_was_loaded_with(implementation: str):
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=5, **sizes))
-    register(f"{FLASH_ATTENTION_2}_context_0_1", local_attend("sdpa"))
+    register(f"{FA2}_context_0_1", local_attend("sdpa"))
     model.set_attn_implementation(implementation)
     kernel = IMPLEMENTATIONS[implementation]
     assert kernel_of(model) == kernel

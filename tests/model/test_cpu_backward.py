@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from yarn_train.model import cpu_backward, kernels
+from yarn_train.model import kernels
 from yarn_train.model.attention import attention
+from yarn_train.model.backends import cpu_backward
 from yarn_train.model.documents import table
 from yarn_train.model.primitives import PRIMITIVES
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import IGNORE_INDEX, Batch, make_batch
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.model.spans import Documents
 from yarn_train.parallel import activation
 

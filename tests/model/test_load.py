@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from yarn_train.config import RopeConfig
 from yarn_train.errors import ConfigError
-from yarn_train.model.attention import SDPA, choose_kernel
 from yarn_train.model.load import build_model, load_config, unsupported
+from yarn_train.model.registry import SDPA, choose_kernel
 from yarn_train.rope import hf as rope_hf
 
 KERNEL = choose_kernel("sdpa", torch.device("cpu"), torch.float32)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Pretrain
 
 from yarn_train.config import Config, DataConfig
 from yarn_train.data.batch import make_batch
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.probe import PROBE, attention_problems, mask_problems, other_mixers, probe
+from yarn_train.model.registry import SDPA
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

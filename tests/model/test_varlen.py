@@ -18,19 +18,11 @@ from torch import Tensor
 
 from yarn_train.model import primitives
 from yarn_train.model.attention import attention
+from yarn_train.model.backends import efficient
+from yarn_train.model.backends.efficient import LSE_ALIGNMENT, little_padding, padded, unpadded
 from yarn_train.model.documents import table
 from yarn_train.model.primitives import PRIMITIVES, Primitive
-from yarn_train.model.varlen import (
-    LSE_ALIGNMENT,
-    Varlen,
-    always,
-    efficient_backward,
-    little_padding,
-    longest,
-    on_device,
-    padded,
-    unpadded,
-)
+from yarn_train.model.varlen import Varlen, always, longest, on_device
 
 SCALE = 0.3
 CPU = PRIMITIVES["cpu"]
@@ -208,7 +200,7 @@ def test_torchs_operators_have_these_arguments(name: str) -> None:
 @pytest.mark.parametrize("kernel", ["flash", "efficient"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_torchs_kernels_are_called_once_by_their_signatures(kernel: str, kv_heads: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("yarn_train.model.varlen.aten", Cuda)
+    monkeypatch.setattr(f"yarn_train.model.backends.{'sdpa' if kernel == 'flash' else kernel}.aten", Cuda)
     run = PRIMITIVES[kernel]
     assert run.varlen is not None
     varlen = dataclasses.replace(run.varlen, suits=always)
@@ -221,10 +213,11 @@ def test_torchs_kernels_are_called_once_by_their_signatures(kernel: str, kv_head
 
 
 def test_the_memory_efficient_backward_gets_rows_end_to_end(monkeypatch: Any) -> None:
-    monkeypatch.setattr("yarn_train.model.varlen.aten", Cuda)
+    monkeypatch.setattr(efficient, "aten", Cuda)
     q, k, v, dout = (torch.randn(4, 39, 8).transpose(0, 1) for _ in range(4))
     out, lse = loop_forward(q, k, v, CUTS, SCALE)
-    ours = efficient_backward(dout, q, k, v, out.transpose(0, 1).contiguous().transpose(0, 1), lse, CUTS, SCALE)
+    out_of_order = out.transpose(0, 1).contiguous().transpose(0, 1)
+    ours = efficient.varlen_backward(dout, q, k, v, out_of_order, lse, CUTS, SCALE)
     for got, right in zip(ours, loop_backward(dout, q, k, v, out, lse, CUTS, SCALE), strict=True):
         torch.testing.assert_close(got, right)
 
@@ -240,7 +233,7 @@ def test_so_does_the_one_for_whole_sequences(monkeypatch: Any) -> None:
     name = "_scaled_dot_product_efficient_attention_backward"
     arguments = [a.name for a in getattr(torch.ops.aten, name).default._schema.arguments]
     assert list(inspect.signature(backward).parameters) == arguments
-    monkeypatch.setattr(primitives, "aten", types.SimpleNamespace(**{name: backward}))
+    monkeypatch.setattr(efficient, "aten", types.SimpleNamespace(**{name: backward}))
     q, k, v, dout, out = (torch.randn(2, 4, 13, 8) for _ in range(5))
     PRIMITIVES["efficient"].backward(dout, q, k, v, out, torch.zeros(2, 4, 13), True, SCALE)
 

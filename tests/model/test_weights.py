@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from yarn_train.config import RopeConfig
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.errors import ConfigError
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, build_skeleton, load_config, streamable
+from yarn_train.model.registry import choose_kernel
 from yarn_train.model.weights import WeightFiles, fill, first_row, materialize, mismatches
 from yarn_train.rope import hf as rope_hf
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Pretr
 
 from bench.measure import KeptBytes
 from yarn_train.model import kernels
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.parallel.activation import apply
 from yarn_train.parallel.offload import Mover
 

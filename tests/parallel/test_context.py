@@ -14,7 +14,7 @@ from transformers import LlamaConfig, Qwen2Config
 
 from yarn_train.config import ParallelConfig
 from yarn_train.data.batch import IGNORE_INDEX, make_batch
-from yarn_train.model.attention import choose_kernel
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel.context import ContextParallel, context_problems
 
 

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from yarn_train import config as schema
 from yarn_train.config import Config
 from yarn_train.data.batch import make_batch
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import choose_kernel
 from yarn_train.parallel import activation
 from yarn_train.parallel.offload import Mover
 from yarn_train.parallel.tiled_mlp import tile_mlps

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 from ..config import Config
 from ..errors import problem
 from ..eval.tasks import task_problems
+from ..model.matrices import length_problems
 from ..options_eval import STUDIES, TASKS
 from ..problem_list import ProblemList
 from ..rope import hf as rope_hf
@@ -22,7 +23,7 @@ def problems_at_the_end(whole: Config, base: PretrainedConfig | None) -> list[st
             f"python -m yarn_train.eval eval={studies[0]} model.path={whole.model.path}"
         )
         return [problem("eval.tasks", studies[0], " | ".join(TASKS), fix)]
-    return [] if base is None else of_tasks(whole, base)
+    return [] if base is None else of_tasks(whole, base) + _matrix_problems(whole, base, whole.rope.factor)
 
 
 def problems_of_a_model(cfg: Config, base: PretrainedConfig) -> list[str]:
@@ -33,7 +34,8 @@ def problems_of_a_model(cfg: Config, base: PretrainedConfig) -> list[str]:
         got = f"a model whose RoPE is scaled already ({kind})"
         allowed = f"an unscaled base, as eval.tasks={studies[0]} scales it"
         return [problem("model.path", got, allowed, "name the base that it was made from")]
-    return _length_problems(cfg, base) or of_tasks(cfg, base)
+    found = _length_problems(cfg, base) or of_tasks(cfg, base)
+    return found or _matrix_problems(cfg, base, rope_hf.method_of(base)[1])
 
 
 def of_tasks(cfg: Config, base: PretrainedConfig) -> list[str]:
@@ -41,6 +43,19 @@ def of_tasks(cfg: Config, base: PretrainedConfig) -> list[str]:
     found = ProblemList()
     with found.collecting():
         found.add(task_problems(cfg, base))
+    return found.lines
+
+
+def _matrix_problems(cfg: Config, base: PretrainedConfig, factor: float) -> list[str]:
+    """Windows and prompts too long for eager attention; `factor` is s of the longest that is evaluated by default."""
+    if cfg.model.attention != "eager":
+        return []
+    default = int((rope_hf.pretrained_length(base) or 0) * factor)
+    asked = {"perplexity": ("eval.windows", cfg.eval.windows), "passkey": ("passkey.lengths", cfg.passkey.lengths)}
+    found = ProblemList()
+    for task, (option, lengths) in asked.items():
+        if task in cfg.eval.tasks:
+            found.add(length_problems(option, max(lengths, default=default), 1, base.num_attention_heads))
     return found.lines
 
 

@@ -10,7 +10,7 @@ from ..config import Config, LaunchConfig
 from ..dist import environment
 from ..errors import ConfigError, problem
 from ..launch.counts import check_launcher
-from ..model.attention import AMPERE
+from ..model.availability import AMPERE
 from .ranks import workers
 
 

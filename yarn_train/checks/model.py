@@ -14,6 +14,7 @@ from ..data.tokenize import bracket_ids, load_tokenizer
 from ..errors import ConfigError, problem
 from ..model.load import is_language_model, unsupported
 from ..model.loss import loss_missing
+from ..model.matrices import matrix_problems
 from ..model.probe import attention_problems, mask_problems, skeleton
 from ..model.weights import WeightFiles, mismatches
 from ..parallel.context import context_problems
@@ -21,17 +22,17 @@ from ..problem_list import ProblemList
 from ..rope import hf as rope_hf
 
 FLOATS = ("F32", "BF16", "F16", "F64")  # what weights can be trained from
-Kernels = Callable[[Config], Sequence[str]]
+KernelOf = Callable[[Config], str | None]
 
 
 def architecture_problems(
-    configs: Sequence[Config], base: PretrainedConfig, device: torch.device, kernels: Kernels
+    configs: Sequence[Config], base: PretrainedConfig, device: torch.device, kernel_of: KernelOf
 ) -> tuple[list[str], list[str]]:
     """(what no machine could run, losses that need a package).
 
     Args:
         base: the unscaled config of model.path.
-        kernels: the names of the attention kernels that may run for a configuration.
+        kernel_of: the primitive that runs attention for a configuration; None where none can.
     """
     problems, lacking = ProblemList(), ProblemList()
     problems.add(unsupported(base))
@@ -47,9 +48,10 @@ def architecture_problems(
         problems.add(found)
         if not (refused or found):
             problems.add(mask_problems(cfg, base))
-            for primitive in kernels(cfg) or (None,):
-                problems.add([] if primitive in tried else attention_problems(base, primitive))
-                tried.add(primitive)
+            primitive = kernel_of(cfg)
+            problems.add([] if primitive in tried else attention_problems(base, primitive))
+            tried.add(primitive)
+            problems.add(matrix_problems(cfg, base, primitive))
         problems.add(context_problems(cfg.parallel, base))
         (lacking if cfg.memory.loss == "fused" else problems).add(loss_problems(cfg, base, device))
     return problems.lines, lacking.lines

@@ -184,7 +184,7 @@ def run_problems(
     problems, lacking = ProblemList(), ProblemList()
     if base is not None:
         found, packages = model.architecture_problems(
-            configs, base, device, lambda cfg: options.kernels(cfg, device, elsewhere)[0]
+            configs, base, device, lambda cfg: options.kernel(cfg, device, elsewhere, base)[0]
         )
         problems.add(found)
         lacking.add(packages)
@@ -192,7 +192,7 @@ def run_problems(
         problems.add(line for cfg in configs for line in model.loss_problems(cfg, None, device))
     for cfg in configs:
         problems.add(rank_problems(cfg, world_size))
-        problems.add(options.kernels(cfg, device, elsewhere)[1])
+        problems.add(options.kernel(cfg, device, elsewhere)[1])
         problems.add(options.engine_problems(cfg))
         lacking.add(options.missing_packages(cfg))
     if absent is None:

@@ -5,32 +5,41 @@ from __future__ import annotations
 import torch
 
 from ..config import Config
-from ..model.attention import FLASH_ATTN, choose_kernel
+from ..errors import ConfigError, problem
+from ..model.availability import HALF, NEEDS, unfit
 from ..model.load import DTYPES
 from ..model.primitives import primitive_for
+from ..model.registry import ORDER
 
-FLASH = "flash_attention_2"
-GPU = torch.device("cuda")
+GPU = "cuda"
 
 
-def gpu_primitives(requested: str, dtype: torch.dtype) -> tuple[str, ...]:
-    """The kernels that ``model.attention`` may mean on a GPU, the one with flash-attn installed first.
+def gpu_primitive(requested: str, dtype: torch.dtype) -> str:
+    """The kernel of ``primitives.PRIMITIVES`` that ``model.attention`` means on a GPU; for auto the one it ends with.
+
+    auto takes a faster one where that is installed and takes the model's heads, so only the last can be a problem.
 
     Raises:
         ConfigError: a kernel asked for by name computes in another dtype.
     """
-    if dtype == torch.float32:  # what flash-attn refuses wherever it is installed
-        return (choose_kernel(requested, GPU, dtype).primitive,)
-    plain = primitive_for("sdpa", GPU.type, dtype)
-    return {"sdpa": (plain,), FLASH: (FLASH,)}.get(requested, (FLASH, plain))
+    name = "sdpa" if requested == "auto" else requested
+    if why := unfit(name, GPU, dtype):
+        allowed = "kernels that can run on a GPU"
+        raise ConfigError(problem("model.attention", requested, allowed, f"{why}; or model.attention=auto"))
+    return primitive_for(name, GPU, dtype)
 
 
 def kernel_line(cfg: Config) -> str:
-    """Which kernel `cfg` runs on a GPU, with and without the flash-attn package."""
-    found = gpu_primitives(cfg.model.attention, DTYPES[cfg.model.dtype])
-    version = ".".join(map(str, FLASH_ATTN))
-    if len(found) == 2:
-        return f"auto: {FLASH} where flash-attn {version} or later is installed, else torch's SDPA, {found[1]} kernel"
-    if found == (FLASH,):
-        return f"{FLASH}: flash-attn {version} or later must be installed on every node"
-    return f"{cfg.model.attention}: torch's SDPA, {found[0]} kernel, with or without flash-attn"
+    """Which kernel `cfg` runs on a GPU, and what must be installed there for it."""
+    requested, dtype = cfg.model.attention, DTYPES[cfg.model.dtype]
+    last = gpu_primitive(requested, dtype)
+    if requested == "auto" and dtype in HALF:
+        ways = [f"{' or '.join(names[:-1])} on {gpu}" for gpu, names in ORDER.items() if gpu != "cpu"]
+        return f"auto: {', '.join(ways)}, where its package is installed, else torch's SDPA, {last} kernel"
+    package = NEEDS[requested].package if requested != "auto" else None
+    if package is not None:
+        version = ".".join(map(str, package.least))
+        return f"{requested}: {package.distribution} {version} or later must be installed on every node"
+    if requested in ("flex", "eager", "sdpa_cudnn"):
+        return f"{requested}: comes with torch"
+    return f"{requested}: torch's SDPA, {last} kernel, whatever else is installed"

@@ -25,10 +25,10 @@ from ..dist import runtime as dist_runtime
 from ..dist.collectives import on_main
 from ..errors import problem
 from ..launch import elastic
-from ..model.attention import choose_kernel
 from ..model.folder import find_model
 from ..model.load import DTYPES, is_language_model, load_config, unsupported
 from ..model.probe import attention_problems
+from ..model.registry import choose_kernel
 from ..option_rules_eval import reads_documents
 from ..parallel.context import context_problems
 from ..problem_list import ProblemList

@@ -17,8 +17,9 @@ from ..dist.collectives import max_int
 from ..dist.mesh import Mesh, ulysses_size
 from ..dist.runtime import Runtime, free_memory
 from ..errors import problem
-from ..model.attention import choose_kernel
+from ..model.flops import head_dim
 from ..model.load import DTYPES, build_streaming
+from ..model.registry import choose_kernel
 from ..model.weights import WeightFiles, fill, materialize, move_buffers
 from ..parallel.context import ContextParallel
 from ..parallel.fsdp import shard_decoder
@@ -85,7 +86,7 @@ def loaded(variant: Variant, base: PretrainedConfig, cfg: Config, ranks: Ranks) 
         RopeTableError: a rotary module does not hold the table of the variant.
     """
     device, dtype = ranks.runtime.device, DTYPES[cfg.model.dtype]
-    kernel = ranks.context.attention(choose_kernel(cfg.model.attention, device, dtype))
+    kernel = ranks.context.attention(choose_kernel(cfg.model.attention, device, dtype, head_dim(base)))
     model, streams = build_streaming(variant.weights, base, variant.rope, kernel)
     built = _tables(model)
     model.eval().requires_grad_(False)

@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from ..config import Config
-from ..model.attention import choose_kernel
+from ..model.flops import head_dim
 from ..model.load import DTYPES
+from ..model.primitives import primitive_for
+from ..model.registry import cached_kernel, choose_kernel
 from .variants import Variant
 
 WEIGHTS = ("*.safetensors", "*.bin")
 TEXTS = ("config.json", "*.py")  # small, and what decides how weights are read
 
 
-def options_of(cfg: Config, device: torch.device) -> dict[str, Any]:
-    """Settings that decide the numbers of every model alike: dtype and the kernel that runs here."""
-    kernel = choose_kernel(cfg.model.attention, device, DTYPES[cfg.model.dtype])
-    return {"dtype": cfg.model.dtype, "attention": [kernel.implementation, kernel.primitive]}
+def options_of(cfg: Config, device: torch.device, base: PretrainedConfig) -> dict[str, Any]:
+    """Settings that decide the numbers of every model alike: dtype and the kernels that run here."""
+    dtype = DTYPES[cfg.model.dtype]
+    kernel = choose_kernel(cfg.model.attention, device, dtype, head_dim(base))
+    cached = primitive_for(cached_kernel(kernel.name), device.type, dtype)
+    others = [] if cached == kernel.primitive else [f"generation by {cached}"]
+    return {"dtype": cfg.model.dtype, "attention": [kernel.implementation, kernel.primitive, *others]}
 
 
 def marks(variants: Iterable[Variant]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The attention kernel registry: which kernel runs, why, and the attention functions given to transformers.
+"""The attention operator, and the attention functions given to transformers, one per kernel of the registry.
 
 Kernels are reached through transformers' own attention interface, so any RoPE architecture works unchanged. A name that
 is not in transformers' mask registry gets no mask at all, which is what makes a 64k segment possible: causality and
@@ -10,11 +10,7 @@ policies see one opaque thing with one output and one log-sum-exp, whatever the 
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,69 +18,16 @@ from torch import Tensor, library
 from torch._guards import TracingContext
 from transformers import AttentionInterface
 
-from ..errors import ConfigError, problem
 from . import kernels
 from .documents import apart, causal_squares, end_to_end, from_table, joined, table
 from .kept import through_store
 from .merge import Results, new_lse, seq_major
 from .primitives import primitive_for
+from .registry import IMPLEMENTATIONS
 from .spans import Documents, Rectangle
-
-# transformers looks for "sdpa" and "flash" in a name and then applies rules of its own implementations
-SDPA = "yarn_train_torch"
-FLASH_ATTENTION_2 = "yarn_train_fa2"
 
 # (query, key, value, scale, table of documents) -> output [B, H, S, D]
 Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
-
-
-FLASH_ATTN, AMPERE = (2, 8), (8, 0)  # versions of the package and of GPUs that its kernels need
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A chosen kernel: its name in our config and inside transformers, why it was taken, and what computes it."""
-
-    name: str
-    implementation: str
-    reason: str
-    primitive: str
-
-
-def choose_kernel(requested: str, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The kernel to run.
-
-    Raises:
-        ConfigError: a kernel asked for by name cannot run here; says what is missing and how to get it.
-    """
-    missing = flash_attention_2_missing(device, dtype)
-    if requested == "flash_attention_2" and missing:
-        raise ConfigError(
-            problem("model.attention", requested, "kernels that can run here", f"{missing}; or model.attention=auto")
-        )
-    if requested != "sdpa" and not missing:
-        version = importlib.metadata.version("flash_attn")
-        reason = f"flash_attn {version} on {device.type}, {dtype}"
-        return Kernel("flash_attention_2", FLASH_ATTENTION_2, reason, "flash_attention_2")
-    primitive = primitive_for("sdpa", device.type, dtype)
-    reason = "asked for by name" if requested == "sdpa" else f"flash_attention_2 not used: {missing}"
-    return Kernel("sdpa", SDPA, f"torch {torch.__version__} SDPA, {primitive} kernel; {reason}", primitive)
-
-
-def flash_attention_2_missing(device: torch.device, dtype: torch.dtype) -> str | None:
-    """What stands in the way of flash_attention_2, in words, or None when it can run."""
-    if device.type != "cuda":
-        return "it needs a CUDA GPU and this process computes on the CPU"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"it needs bfloat16 or float16 and the compute dtype is {dtype}; set model.dtype=bfloat16"
-    if importlib.util.find_spec("flash_attn") is None:
-        return "the flash_attn package is not installed; pip install 'yarn-train[flash]'"
-    version = importlib.metadata.version("flash_attn")
-    if tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < FLASH_ATTN:
-        return f"flash_attn {version} is too old, 2.8 is needed; pip install 'yarn-train[flash]'"
-    if torch.cuda.get_device_capability(device) < AMPERE:
-        return f"it needs compute capability 8.0 and {torch.cuda.get_device_name(device)} has less"
-    return None
 
 
 @library.custom_op("yarn_train::attention", mutates_args=())
@@ -256,5 +199,5 @@ def register(implementation: str, attend: Attend) -> None:
     AttentionInterface.register(implementation, attention_function(attend))
 
 
-register(SDPA, local_attend("sdpa"))
-register(FLASH_ATTENTION_2, local_attend("flash_attention_2"))
+for _kernel, _name in IMPLEMENTATIONS.items():
+    register(_name, local_attend(_kernel))

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from . import kernels
-from .attention import FLASH_ATTENTION_2, refuse_ignored
+from .attention import refuse_ignored
 from .primitives import primitive_for
+from .registry import IMPLEMENTATIONS, cached_kernel
 from .spans import Rectangle
 
-# no "sdpa" and no "flash" in a name, as for those of training: transformers would apply rules of its own
-NAMES = {"sdpa": "yarn_train_cached_torch", "flash_attention_2": "yarn_train_cached_fa2"}
+NAMES = {kernel: f"{name}_cached" for kernel, name in IMPLEMENTATIONS.items()}
 
 Attend = Callable[[str, Tensor, Tensor, Tensor, float], Tensor]  # kernel, q, k, v, scale -> output, all [B, H, S, D]
 
@@ -30,7 +30,7 @@ def attend_cached(kernel: str, query: Tensor, key: Tensor, value: Tensor, scale:
     """Causal attention of the LAST positions of a sequence.
 
     Args:
-        kernel: sdpa or flash_attention_2.
+        kernel: a name of our config; see ``registry.cached_kernel`` for those that sdpa stands in for.
         query: [B, H, Sq, D], rotated, of positions Sk - Sq to Sk - 1.
         key, value: [B, Hkv, Sk, D], keys rotated; Sk >= Sq.
 
@@ -44,7 +44,8 @@ def attend_cached(kernel: str, query: Tensor, key: Tensor, value: Tensor, scale:
     else:
         spans = [Rectangle(0, new, before, total, True)]
         spans += [Rectangle(0, new, 0, before, False)] if before else []
-    return kernels.attend(primitive_for(kernel, query.device.type, query.dtype), query, key, value, scale, spans)[0]
+    primitive = primitive_for(cached_kernel(kernel), query.device.type, query.dtype)
+    return kernels.attend(primitive, query, key, value, scale, spans)[0]
 
 
 def attention_function(kernel: str, rotate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Callable[..., Any]:
@@ -87,7 +88,7 @@ def implementation(model: PreTrainedModel, names: dict[str, str]) -> Iterator[No
 def kernel_of(model: PreTrainedModel) -> str:
     """The kernel of our config that a model's attention runs; sdpa for one that transformers set up by itself."""
     name = str(model.config._attn_implementation)
-    return "flash_attention_2" if name.startswith((FLASH_ATTENTION_2, NAMES["flash_attention_2"])) else "sdpa"
+    return next((kernel for kernel, own in IMPLEMENTATIONS.items() if name.startswith(own)), "sdpa")
 
 
 @contextmanager

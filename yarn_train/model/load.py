@@ -13,8 +13,9 @@ from .. import remote_code
 from ..config import RopeConfig
 from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
-from .attention import Kernel
+from . import attention  # noqa: F401  makes the kernels' names known to transformers
 from .folder import folder_problems
+from .registry import Kernel
 from .weights import WeightFiles, mismatches, parameters_on_meta
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

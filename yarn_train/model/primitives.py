@@ -17,12 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import cpu_backward as native
-from . import varlen
-from .merge import Gradients, Results, repeat_heads, seq_major, sum_heads
-from .varlen import LSE_ALIGNMENT, Varlen
-
-aten = torch.ops.aten
+from .backends import cudnn, eager, efficient, flash_attn2, flash_attn3, flash_attn4, flex, sdpa
+from .merge import Gradients, Results
+from .varlen import Varlen
 
 
 @dataclass(frozen=True)
@@ -38,125 +35,23 @@ class Primitive:
     varlen: Varlen | None = None
 
 
-def cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
-    """torch's flash attention for the CPU; knows grouped keys and values."""
-    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-
-
-def cpu_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> Gradients:
-    """See :func:`cpu_forward`; where it was compiled and takes these tensors, our own kernel."""
-    if native.suits(q, k, v):
-        return native.backward(dout, q, k, v, out, lse, causal, scale)
-    return aten._scaled_dot_product_flash_attention_for_cpu_backward(dout, q, k, v, out, lse, 0.0, causal, scale=scale)
-
-
-def flash_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
-    """torch's own flash attention on CUDA (bfloat16, float16); knows grouped keys and values."""
-    out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
-    return out, lse
-
-
-def flash_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> Gradients:
-    """See :func:`flash_forward`. Without dropout the random state is not read."""
-    seed = torch.empty(2, dtype=torch.uint64, device=q.device)
-    sizes = (q.shape[2], k.shape[2])
-    return aten._scaled_dot_product_flash_attention_backward(
-        dout, q, k, v, out, lse.contiguous(), None, None, *sizes, 0.0, causal, seed, seed[0], scale=scale
-    )
-
-
-def efficient_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
-    """torch's memory-efficient attention on CUDA (float32 too); heads of keys and values are repeated for it."""
-    k, v = (repeat_heads(t, q.shape[1]) for t in (k, v))
-    out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
-    return out, lse[:, :, : q.shape[2]]
-
-
-def efficient_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> Gradients:
-    """See :func:`efficient_forward`. Without dropout the random state is not read.
-
-    The kernel is told no distance between rows of `out`: it takes them to lie end to end.
-    """
-    heads = k.shape[1]
-    dout, out = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (dout, out))
-    k, v = (repeat_heads(t, q.shape[1]) for t in (k, v))
-    lse = torch.nn.functional.pad(lse, (0, -lse.shape[2] % LSE_ALIGNMENT), value=torch.inf).contiguous()
-    seed = torch.empty((), dtype=torch.int64, device=q.device)
-    wanted = [True, True, True, False]
-    dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
-        dout, q, k, v, None, out, lse, seed, seed, 0.0, wanted, causal, scale=scale
-    )
-    return dq, sum_heads(dk, heads), sum_heads(dv, heads)
-
-
-def flash_attn_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
-    """The flash_attn package (2.8 or later); it takes [B, S, H, D] and knows grouped keys and values."""
-    from flash_attn.flash_attn_interface import _flash_attn_forward
-
-    out, lse, *_ = _flash_attn_forward(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        dropout_p=0.0,
-        softmax_scale=scale,
-        causal=causal,
-        window_size_left=-1,
-        window_size_right=-1,
-        softcap=0.0,
-        alibi_slopes=None,
-        return_softmax=False,
-    )
-    return out.transpose(1, 2), lse
-
-
-def flash_attn_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> Gradients:
-    """See :func:`flash_attn_forward`; the package writes the gradients into the tensors it is given."""
-    from flash_attn.flash_attn_interface import _flash_attn_backward
-
-    dq, dk, dv = (seq_major(t).transpose(1, 2) for t in (q, k, v))
-    _flash_attn_backward(
-        dout.transpose(1, 2),
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        out.transpose(1, 2),
-        lse.contiguous(),
-        dq,
-        dk,
-        dv,
-        dropout_p=0.0,
-        softmax_scale=scale,
-        causal=causal,
-        window_size_left=-1,
-        window_size_right=-1,
-        softcap=0.0,
-        alibi_slopes=None,
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-        rng_state=None,
-    )
-    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
-
-
 PRIMITIVES = {
-    "cpu": Primitive(cpu_forward, cpu_backward),
-    "flash": Primitive(flash_forward, flash_backward, varlen.FLASH),
-    "efficient": Primitive(efficient_forward, efficient_backward, varlen.EFFICIENT),
-    "flash_attention_2": Primitive(flash_attn_forward, flash_attn_backward, varlen.FLASH_ATTN),
+    "cpu": Primitive(sdpa.cpu_forward, sdpa.cpu_backward),
+    "flash": Primitive(sdpa.forward, sdpa.backward, sdpa.VARLEN),
+    "efficient": Primitive(efficient.forward, efficient.backward, efficient.VARLEN),
+    "cudnn": Primitive(cudnn.forward, cudnn.backward),
+    "flash_attention_2": Primitive(flash_attn2.forward, flash_attn2.backward, flash_attn2.VARLEN),
+    "flash_attention_3": Primitive(flash_attn3.forward, flash_attn3.backward, flash_attn3.VARLEN),
+    "flash_attention_4": Primitive(flash_attn4.forward, flash_attn4.backward, flash_attn4.VARLEN),
+    "flex": Primitive(flex.forward, flex.backward, flex.VARLEN),
+    "eager": Primitive(eager.forward, eager.backward),
 }
 
 
 def primitive_for(kernel: str, device_type: str, dtype: torch.dtype) -> str:
     """Name of the primitive that runs a kernel of our config: sdpa is pinned, never left to torch's own choice."""
-    if kernel == "flash_attention_2":
-        return "flash_attention_2"
-    if device_type == "cpu":
+    if kernel in ("sdpa", "sdpa_flash") and device_type == "cpu":
         return "cpu"
-    return "flash" if dtype in (torch.bfloat16, torch.float16) else "efficient"
+    if kernel == "sdpa":
+        return "flash" if dtype in (torch.bfloat16, torch.float16) else "efficient"
+    return {"sdpa_flash": "flash", "sdpa_cudnn": "cudnn"}.get(kernel, kernel)

@@ -18,13 +18,11 @@ from .. import remote_code
 from ..config import Config
 from ..errors import problem
 from .attention import refuse_ignored
+from .availability import width_limits
 from .causal_lm import CausalLM
 
 PROBE = "yarn_train_probe"
 DOCUMENTS = ((0, 2),)  # of four tokens
-# What the width of a head must be a multiple of, and its most. torch's own front doors pad heads, but hide the
-# log-sum-exp that we need; the kernels behind them refuse.
-WIDTHS = {"flash": (8, 256), "flash_attention_2": (8, 256), "efficient": (4, None)}
 
 
 @dataclass(frozen=True)
@@ -167,11 +165,11 @@ def _width_problems(widths: tuple[int, int, int], primitive: str | None) -> list
     if len(set(widths)) > 1:
         got = f"heads of {query} dimensions with values of {value}"
         return [problem("model.path", got, "queries, keys and values of one width", "use another base model")]
-    multiple, most = WIDTHS.get(primitive or "cpu", (1, None))
-    if query % multiple == 0 and query <= (most or query):
+    allowed = width_limits(primitive or "cpu", query)
+    if allowed is None:
         return []
-    allowed = f"multiples of {multiple}" + (f" up to {most}" if most else "")
-    fix = "set model.dtype=float32 and model.attention=sdpa" if most else "use another base model"
+    fits = width_limits("efficient", query) is None and primitive != "efficient"
+    fix = "set model.dtype=float32 and model.attention=sdpa" if fits else "use another base model"
     return [problem("model.path", f"heads of {query} dimensions", f"{allowed} with this kernel", fix)]
 
 

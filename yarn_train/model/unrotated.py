@@ -26,9 +26,10 @@ from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
 from ..rope.frequencies import RopeTable, dynamic_factor
 from .cached import attention_function, implementation
+from .registry import IMPLEMENTATIONS
 from .rotate import KeyBuffer, rotated
 
-NAMES = {"sdpa": "yarn_train_unrotated_torch", "flash_attention_2": "yarn_train_unrotated_fa2"}
+NAMES = {kernel: f"{name}_unrotated" for kernel, name in IMPLEMENTATIONS.items()}
 RECORDER = "yarn_train_recorder"
 
 Tables = Callable[[int], RopeTable]  # of a sequence's length in tokens

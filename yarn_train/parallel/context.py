@@ -20,9 +20,10 @@ from ..config import ParallelConfig
 from ..data.batch import IGNORE_INDEX, Batch
 from ..dist.mesh import Mesh, ulysses_size
 from ..errors import problem
-from ..model.attention import Attend, Kernel, attention, register
+from ..model.attention import Attend, attention, register
 from ..model.primitives import primitive_for
 from ..model.probe import other_mixers
+from ..model.registry import Kernel
 from .ring import ring_attention
 from .shard import Layout
 from .ulysses import to_heads, to_sequence

@@ -15,9 +15,10 @@ from transformers import PretrainedConfig
 
 from .. import cli, remote_code
 from .. import config as schema
+from ..dry_run.kernels import gpu_primitive
 from ..errors import problem
 from ..model.load import DTYPES, is_language_model, unsupported
-from ..model.primitives import primitive_for
+from ..model.matrices import matrix_problems
 from ..model.probe import attention_problems, mask_problems
 from ..parallel.context import context_problems
 from ..rope import hf as rope_hf
@@ -98,7 +99,8 @@ def _model_problems(stages: list[Stage], base: PretrainedConfig) -> list[str]:
         return found or [problem("model.path", base.model_type, "causal language models", "use another base")]
     for stage in stages:
         found += context_problems(stage.cfg.parallel, base)
-        found += attention_problems(base, primitive_for("sdpa", "cuda", DTYPES[stage.cfg.model.dtype]))
+        primitive = gpu_primitive(stage.cfg.model.attention, DTYPES[stage.cfg.model.dtype])
+        found += attention_problems(base, primitive) + matrix_problems(stage.cfg, base, primitive)
         found += mask_problems(stage.cfg, base)
     return found
 

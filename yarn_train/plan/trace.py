@@ -26,9 +26,9 @@ from ..dist.mesh import Mesh, ulysses_size
 from ..engine import fsdp2
 from ..engine.fsdp2 import FSDP2Engine
 from ..model import loss as losses
-from ..model.attention import choose_kernel
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES, build_skeleton
+from ..model.registry import choose_kernel
 from ..model.weights import materialize
 from ..parallel.context import ContextParallel
 from ..parallel.offload import Pool

@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 from ..checkpoint import hf_export
 from ..dist.collectives import on_main
 from ..dist.heartbeat import heartbeat
-from ..model.attention import choose_kernel
 from ..model.load import DTYPES, build_model
+from ..model.registry import choose_kernel
 from ..rope import hf as rope_hf
 from ..stages import Stage
 from . import run_folder

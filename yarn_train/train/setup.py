@@ -27,10 +27,11 @@ from ..errors import DataError, problem
 from ..metrics import pace
 from ..metrics.console import ConsoleSink, Epoch
 from ..metrics.sinks import FanOut, JsonlSink
-from ..model import cpu_backward, flops
-from ..model.attention import Kernel, choose_kernel
+from ..model import flops
+from ..model.backends import cpu_backward
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES, build_model, build_streaming
+from ..model.registry import Kernel, choose_kernel
 from ..model.weights import WeightFiles, move_buffers
 from ..parallel.context import ContextParallel
 from ..parallel.plan import parallelize
@@ -89,7 +90,8 @@ def build_trainer(
         check_resume(newest, cfg, stream, say)
     mesh = make_mesh(cfg, base, runtime)
     context = ContextParallel(mesh)
-    kernel = context.attention(choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
+    chosen = choose_kernel(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype], flops.head_dim(base))
+    kernel = context.attention(chosen)
     engine, size = build_engine(cfg, base, weights, kernel, mesh, runtime.device)
     seed_shard(cfg.run.seed, mesh.sharding.get_local_rank(mesh.sharding.ndim - 1))
     module = engine.module

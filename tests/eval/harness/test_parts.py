@@ -17,8 +17,8 @@ from yarn_train.eval.harness.requests import batches, padded, questions
 from yarn_train.eval.harness.results import rows
 from yarn_train.eval.harness.score import answers
 from yarn_train.eval.harness.selection import PAPER, Wanted, in_short_table, list_problems, unknown_problem, wanted
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, load_config
+from yarn_train.model.registry import choose_kernel
 
 VOCABULARY = 67
 NAMES = {"label": "YaRN", "method": "yarn", "ramp": None, "factor": 4.0, "stage": "01_s4"}

@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 
 from yarn_train.config import build
 from yarn_train.eval.perplexity.score import score
-from yarn_train.model.attention import choose_kernel
 from yarn_train.model.load import build_model, load_config
+from yarn_train.model.registry import choose_kernel
 
 
 @pytest.fixture(scope="module")

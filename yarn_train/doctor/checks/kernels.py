@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from ...dist.runtime import device as own_device
 from ...errors import ConfigError
-from ...model.attention import choose_kernel, local_attend
+from ...model.attention import local_attend
+from ...model.registry import choose_kernel
 from ..finding import FAIL, OK, Finding
 
 SHAPE = (1, 4, 256, 64)  # batch, heads, tokens, head_dim

@@ -129,5 +129,5 @@ def _in_order(found: Rows, drawn: Sequence[Curve]) -> Rows:
 def _settings(job: Job, scoring: Plan) -> dict[str, Any]:
     """Everything that decides the rows of a curve."""
     rope = dataclasses.asdict(job.cfg.rope)
-    made = {**made_by.options_of(job.cfg, job.runtime.device), "base": made_by.mark(job.variants[0])}
+    made = {**made_by.options_of(job.cfg, job.runtime.device, job.base), "base": made_by.mark(job.variants[0])}
     return {**scoring.settings(), **made, "rope": {key: rope[key] for key in ("alpha", "beta", "ramp", "truncate")}}

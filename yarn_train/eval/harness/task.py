@@ -97,7 +97,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "seed": options.seed,
         "own_tasks_sha256": hashlib.sha256(own).hexdigest() if own else None,
         "tokenizer_sha256": tokenizer_sha256(job.tokenizer),
-        **made_by.options_of(job.cfg, job.runtime.device),
+        **made_by.options_of(job.cfg, job.runtime.device, job.base),
         "lm_eval": VERSION,
     }
 

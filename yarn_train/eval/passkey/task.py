@@ -122,7 +122,7 @@ def _settings(job: Job, books: dict[str, str]) -> dict[str, Any]:
         "seed": options.seed,
         "bos": job.cfg.eval.bos,
         "tokenizer_sha256": tokenizer_sha256(job.tokenizer),
-        **made_by.options_of(job.cfg, job.runtime.device),
+        **made_by.options_of(job.cfg, job.runtime.device, job.base),
         "keys": options.keys if options.variant == "many_keys" else 1,
         "books": books,
     }

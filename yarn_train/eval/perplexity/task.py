@@ -17,8 +17,9 @@ from ...console.work import Work
 from ...dist.collectives import barrier
 from ...dist.heartbeat import heartbeat
 from ...dist.runtime import Runtime
-from ...model.attention import choose_kernel
+from ...model.flops import head_dim
 from ...model.load import DTYPES
+from ...model.registry import choose_kernel
 from ...rope import hf as rope_hf
 from ...sweep.record import sweep_of
 from .. import made_by
@@ -61,7 +62,7 @@ def evaluate(
     Rows that are there already, made with the same settings, are kept and not computed again. Ranks share the
     documents. What no job trained is computed once per sweep, see :mod:`shared`.
     """
-    options = made_by.options_of(cfg, runtime.device)
+    options = made_by.options_of(cfg, runtime.device, base)
     results = Results.open(folder, scoring, chosen, options, runtime.is_main, say)
     missing = [(variant, windows) for variant in chosen if (windows := results.missing(variant.label))]
     sweep = sweep_of(folder.absolute().parent)
@@ -115,9 +116,10 @@ def _decisive(
     """What decides the rows of weights that nobody trained here; None for others, which no other job has."""
     if variant.stage is not None or variant.rope is None or remote_code.flag(base):
         return None
-    kernel = choose_kernel(cfg.model.attention, ranks.runtime.device, DTYPES[cfg.model.dtype])
+    device = ranks.runtime.device
+    kernel = choose_kernel(cfg.model.attention, device, DTYPES[cfg.model.dtype], head_dim(base))
     table = rope_hf.table_for(base, variant.rope)
-    cuda = ranks.runtime.device.type == "cuda"
+    cuda = device.type == "cuda"
     largest = max(scoring.windows)
     numbers = {
         "inv_freq": [value.hex() for value in table.inv_freq.double().tolist()],
@@ -127,7 +129,7 @@ def _decisive(
         "dtype": cfg.model.dtype,
         "kernel": [kernel.implementation, kernel.primitive],
         "ranks": [ranks.mesh.data_size, ranks.mesh.context],
-        "device": torch.cuda.get_device_name(ranks.runtime.device) if cuda else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "deterministic": cfg.run.deterministic,
         "versions": [torch.__version__, transformers.__version__],
     }

@@ -69,7 +69,7 @@ class Base:
         self._stack = ExitStack()
         self._model: PreTrainedModel | None = None
         self._ranks = ranks_of(job.base, job.cfg, job.runtime)
-        made = {**made_by.options_of(job.cfg, job.runtime.device), "base": made_by.mark(job.variants[0])}
+        made = {**made_by.options_of(job.cfg, job.runtime.device, job.base), "base": made_by.mark(job.variants[0])}
         settings = {**scoring.settings(), **made, "rope": _fixed(job.cfg.rope)}
         main = job.runtime.is_main
         self._rows: Rows = from_main(earlier_rows(self._file, settings, job.say) if main else [])

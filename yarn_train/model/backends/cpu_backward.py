@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils import cpp_extension
 
-from ..dist import environment
-from .merge import Gradients, seq_major, sum_heads
+from ...dist import environment
+from ..merge import Gradients, seq_major, sum_heads
 
 SOURCE = Path(__file__).with_name("cpu_backward.cpp")
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-Wl,--no-as-needed")
@@ -47,7 +47,7 @@ def suits(q: Tensor, k: Tensor, v: Tensor) -> bool:
 def backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> Gradients:
-    """See ``primitives.Primitive``; gradients of keys and values are summed over heads in float32."""
+    """See :class:`..primitives.Primitive`; gradients of keys and values are summed over heads in float32."""
     dense = [t if t.stride(3) == 1 else t.contiguous() for t in (dout, out)]
     dq, *sums = torch.ops.yarn_train_cpu.attention_backward(dense[0], q, k, v, dense[1], lse, causal, scale)
     dk, dv = (seq_major(t).copy_(sum_heads(total, t.shape[1])) for t, total in zip((k, v), sums, strict=True))
