@@ -312,11 +312,6 @@ def netrc_file() -> Path:
     return Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
 
 
-def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
 def wants_colours() -> bool | None:
     """What NO_COLOR, FORCE_COLOR and CLICOLOR_FORCE ask for, in this order; None where nobody asks."""
     if os.environ.get("NO_COLOR"):
@@ -340,9 +335,13 @@ def full_errors() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
-def cache_home() -> str:
-    """Folder of this user's caches, as the XDG convention has it; may begin with ~."""
-    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+def cache_folder() -> Path:
+    """Where what is compiled stays for the next run: below this user's caches, as the XDG convention has it.
+
+    Raises:
+        RuntimeError: this user has no home.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "yarn_train"
 
 
 def default(name: str, value: str) -> str:

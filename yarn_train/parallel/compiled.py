@@ -47,7 +47,7 @@ def kept_in() -> str:
     torch's own default lies in /tmp, which a restarted machine, a job's container and most clusters begin empty.
     """
     try:
-        folder = Path(environment.cache_home()).expanduser() / "yarn_train" / "inductor"
+        folder = environment.cache_folder() / "inductor"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or none to write to
         folder = Path(tempfile.gettempdir()) / f"torchinductor_uid_{os.getuid()}"

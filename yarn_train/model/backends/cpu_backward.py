@@ -70,7 +70,7 @@ def compiler() -> str | None:
 def unbuilt() -> str | None:
     """Compile and load the kernel; returns why that failed, in words."""
     try:
-        library = cache_folder() / f"cpu_backward_{_fingerprint()}.so"
+        library = environment.cache_folder() / f"cpu_backward_{_fingerprint()}.so"
         if not library.is_file():
             library.parent.mkdir(parents=True, exist_ok=True)
             _compile(library)
@@ -80,11 +80,6 @@ def unbuilt() -> str | None:
     except (OSError, subprocess.TimeoutExpired, RuntimeError) as error:
         return f"it was not built: {str(error).splitlines()[0]}"
     return None
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept between runs."""
-    return environment.cache_folder() / "yarn_train"
 
 
 def _compile(library: Path) -> None:
