@@ -336,11 +336,7 @@ def full_errors() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where what is compiled stays for the next run: below this user's caches, as the XDG convention has it.
-
-    Raises:
-        RuntimeError: this user has no home.
-    """
+    """Where what is compiled stays for the next run (XDG); a RuntimeError where this user has no home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "yarn_train"
 
 
