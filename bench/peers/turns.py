@@ -50,6 +50,7 @@ class Peer:
     def __init__(self, name: str, case: Path, threads: int):
         self.name = name
         self.rows: list[dict[str, Any]] = []
+        self._ready = False
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
         command = [sys.executable, "-m", "bench.peers.worker", name, str(case)]
         self._log = (case.parent / f"{name}.log").open("w+")
@@ -59,14 +60,17 @@ class Peer:
 
     def ready(self) -> None:
         """Wait until a step can begin."""
-        self._read()
+        if not self._ready:
+            self._read()
+        self._ready = True
 
     def step(self) -> None:
-        """Take one step and keep what it said."""
+        """Take one step and keep what it said; some trainers leave after their last one."""
+        self.ready()
+        self._ready = False
         _pipe(self._process.stdin).write("step\n")
         _pipe(self._process.stdin).flush()
         self.rows.append(self._read())
-        self.ready()
 
     def _read(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
