@@ -25,6 +25,7 @@ from yarn_train.eval.perplexity import task as perplexity
 from yarn_train.eval.rows import MODELS, earlier_rows, settings_beside, write_rows
 from yarn_train.eval.variants import Variant
 from yarn_train.model.load import load_config
+from yarn_train.model.registry import Kernel
 from yarn_train.report import terminal
 
 SMALL = ("eval=perplexity", "eval.windows=[32]", "eval.stride=16", "eval.documents=2", "eval.bootstrap=0")
@@ -184,3 +185,16 @@ def test_a_mark_is_of_files_and_rope_and_not_of_the_place(base, tmp_path):
     config = moved / "config.json"
     config.write_text(config.read_text() + " ")
     assert made_by.mark(dataclasses.replace(plain, weights=str(moved))) != made_by.mark(plain)
+
+
+def test_what_generates_with_a_cache_counts_where_it_is_another_kernel(monkeypatch, base):
+    device, model = torch.device("cpu"), load_config(str(base))
+    plain = made_by.options_of(build({}), device, model)
+    assert plain["attention"] == ["yarn_train_torch", "cpu"]
+    kernel = Kernel("flex", "yarn_train_flex", "", "flex")
+    monkeypatch.setattr(made_by, "choose_kernel", lambda *asked: kernel)
+    assert made_by.options_of(build({}), device, model)["attention"] == [
+        "yarn_train_flex",
+        "flex",
+        "generation by cpu",
+    ]

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import make_batch
 from yarn_train.model.attention import attention
+from yarn_train.model.availability import NEEDS, missing
 from yarn_train.model.causal_lm import CausalLM
 from yarn_train.model.documents import table
 from yarn_train.model.registry import IMPLEMENTATIONS, SDPA
@@ -23,14 +24,16 @@ pytestmark = pytest.mark.gpu
 
 TOKENS = 300
 DOCUMENTS: dict[int, Documents] = {1: ((0, 90, 91, 200),), 2: ((0, 90, 91, 200), (0, 150))}
-KERNELS = [("flash", torch.bfloat16), ("efficient", torch.float32), ("flash_attention_2", torch.bfloat16)]
+PACKAGES = ["flash_attention_2", "flash_attention_3", "flash_attention_4"]
+KERNELS = [("flash", torch.bfloat16), ("efficient", torch.float32), *((name, torch.bfloat16) for name in PACKAGES)]
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 
 
 @pytest.fixture(autouse=True)
 def needs_its_package(request: pytest.FixtureRequest) -> None:
-    if "flash_attention_2" in request.node.callspec.params.values():
-        pytest.importorskip("flash_attn")
+    for kernel in NEEDS.keys() & set(map(str, request.node.callspec.params.values())):
+        if why := missing(kernel, torch.device("cuda", 0), torch.bfloat16):
+            pytest.skip(f"{kernel}: {why}")
 
 
 def qkv(rows: int, kv_heads: int, dtype: torch.dtype, tokens: int = TOKENS, dim: int = 64) -> list[Tensor]:
@@ -103,15 +106,15 @@ def model(implementation: str, dtype: torch.dtype) -> CausalLM:
     return CausalLM(LlamaForCausalLM._from_config(config, attn_implementation=implementation, dtype=dtype)).cuda()
 
 
-IMPLEMENTATIONS = [
+CASES = [
     pytest.param(SDPA, torch.bfloat16, "flash", id="flash"),
     pytest.param(SDPA, torch.float32, "efficient", id="efficient"),
-    pytest.param(IMPLEMENTATIONS["flash_attention_2"], torch.bfloat16, "flash_attention_2", id="flash_attention_2"),
+    *(pytest.param(IMPLEMENTATIONS[name], torch.bfloat16, name, id=name) for name in PACKAGES),
 ]
 
 
 @pytest.mark.parametrize("rows", DOCUMENTS)
-@pytest.mark.parametrize(("implementation", "dtype", "kernel"), IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "dtype", "kernel"), CASES)
 def test_other_documents_change_no_bit_of_a_documents_logits(
     implementation: str, dtype: torch.dtype, kernel: str, rows: int
 ) -> None:
@@ -129,7 +132,7 @@ def test_other_documents_change_no_bit_of_a_documents_logits(
 
 
 @pytest.mark.parametrize("policy", ["none", "full", "attention"])
-@pytest.mark.parametrize(("implementation", "dtype", "kernel"), IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "dtype", "kernel"), CASES)
 def test_compiled_and_recomputed_blocks_learn_the_same(
     implementation: str, dtype: torch.dtype, kernel: str, policy: str
 ) -> None:

@@ -26,6 +26,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def flex_learns_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch refuses a backward of flex_attention there at its front door; the unfused code behind it has one."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    torch._dynamo.reset()  # it traces that code anew for each shape, and refuses to go on after some
 
 
 def qkv(q_tokens: int, k_tokens: int, kv_heads: int = 2, dtype=torch.float32, dim: int = 8) -> list[Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from transformers import LlamaConfig
 
-from yarn_train.config import Config
+from yarn_train.config import Config, build
 from yarn_train.model.backends.eager import matrix_bytes
 from yarn_train.model.matrices import MOST, length_problems, matrix_problems
 
@@ -14,7 +14,7 @@ BASE = LlamaConfig(num_attention_heads=32)
 
 
 def config(tokens: int, **parallel: object) -> Config:
-    plain = Config()
+    plain = build({})
     return dataclasses.replace(
         plain,
         data=dataclasses.replace(plain.data, seq_len=tokens),

@@ -138,7 +138,6 @@ def test_auto_passes_a_kernel_by_whose_heads_are_narrower(monkeypatch: pytest.Mo
 def test_an_order_follows_the_published_figures_and_takes_groups_and_documents_in_one_call() -> None:
     for gpu, names in ORDER.items():
         speed = {fact.kernel: fact.forward for fact in FACTS if fact.gpu == gpu}
-        assert list(names[:1]) == sorted(names[:1], key=lambda name: -speed.get(name, 0))
         known = [speed[name] for name in names if name in speed]
         assert known == sorted(known, reverse=True)
         assert set(speed) <= {*names, *LEFT_OUT.get(gpu, ())}

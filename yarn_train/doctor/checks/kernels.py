@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ...dist.runtime import device as own_device
 from ...errors import ConfigError
 from ...model.attention import local_attend
+from ...model.availability import NEEDS, missing
 from ...model.registry import choose_kernel
 from ..finding import FAIL, OK, Finding
 
@@ -24,10 +24,11 @@ def attention(requested: str = "auto", dtype: str = "bfloat16") -> list[Finding]
         kernel = choose_kernel(requested, place, getattr(torch, dtype))
     except ConfigError as error:
         return [Finding(FAIL, "attention", error.problems[0], "the run is refused", "model.attention=auto")]
-    facts = {"attention": kernel.name}
+    numbers = getattr(torch, dtype)
+    facts = {"attention": kernel.name, "kernels": [name for name in NEEDS if missing(name, place, numbers) is None]}
     try:
-        deviation = largest_error(kernel.name, place, getattr(torch, dtype))
-    except (ImportError, OSError, RuntimeError) as problem:
+        deviation = largest_error(kernel.name, place, numbers)
+    except Exception as problem:  # what a package or a compiler of kernels raises can be anything
         text = str(problem).strip().splitlines()
         means, fix = "the first step of a run fails", "build it for this torch and CUDA again, or model.attention=sdpa"
         return [
@@ -55,7 +56,8 @@ def largest_error(kernel: str, place: torch.device, dtype: torch.dtype) -> float
     tried = [t.detach().to(place, dtype).requires_grad_() for t in exact]
     scale = SHAPE[3] ** -0.5
     weights = torch.randn(SHAPE, generator=generator)
-    wanted = F.scaled_dot_product_attention(exact[0], exact[1], exact[2], is_causal=True, scale=scale)
+    later = torch.ones(SHAPE[2], SHAPE[2], dtype=torch.bool).triu(1)
+    wanted = (exact[0] @ exact[1].transpose(2, 3) * scale).masked_fill(later, -torch.inf).softmax(-1) @ exact[2]
     (wanted * weights).sum().backward()
     out = local_attend(kernel)(tried[0], tried[1], tried[2], scale, None)
     (out * weights.to(place, dtype)).sum().backward()

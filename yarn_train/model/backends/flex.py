@@ -27,7 +27,7 @@ BLOCK, MOST_BLOCKS = 128, 1024  # tokens of a block of the mask at least; blocks
 
 def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
     """Grouped keys and values are taken as they are."""
-    return _attend(q, k, v, (0, q.shape[2]) if causal else None, scale)
+    return _attend(q.detach(), k.detach(), v.detach(), (0, q.shape[2]) if causal else None, scale)
 
 
 def backward(
@@ -39,7 +39,7 @@ def backward(
 
 def varlen_forward(q: Tensor, k: Tensor, v: Tensor, cuts: Cuts, scale: float) -> Results:
     """:func:`forward` of many documents."""
-    out, lse = _attend(*(_sequence(t) for t in (q, k, v)), cuts, scale)
+    out, lse = _attend(*(_sequence(t.detach()) for t in (q, k, v)), cuts, scale)
     return _tokens(out), lse.squeeze(0)
 
 
