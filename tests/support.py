@@ -39,3 +39,8 @@ def same_weights(a: Path, b: Path) -> bool:
     """Whether two model folders hold the same tensors, bit for bit."""
     x, y = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+def strides(t: torch.Tensor) -> list[int]:
+    """Of dimensions that have more than one element; what the others have means nothing."""
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]

@@ -33,7 +33,7 @@ class InOrder(Trainer):
     last: torch.Tensor
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.last = super().training_step(*args, **kwargs)

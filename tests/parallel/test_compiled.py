@@ -12,8 +12,8 @@ from support import metrics
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from yarn_train.data.batch import Batch, make_batch
-from yarn_train.model.attention import SDPA
 from yarn_train.model.causal_lm import CausalLM
+from yarn_train.model.registry import SDPA
 from yarn_train.parallel import activation, compiled
 from yarn_train.train.untimed import COMPILATION, FIRST, SAVE, Watch
 

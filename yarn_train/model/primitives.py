@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backends import cudnn, eager, efficient, flash_attn2, flash_attn3, flash_attn4, flex, sdpa
+from .backends import cpu, cudnn, eager, efficient, flash_attn2, flash_attn3, flash_attn4, flex, sdpa
 from .merge import Gradients, Results
 from .varlen import Varlen
 
@@ -36,7 +36,7 @@ class Primitive:
 
 
 PRIMITIVES = {
-    "cpu": Primitive(sdpa.cpu_forward, sdpa.cpu_backward),
+    "cpu": Primitive(cpu.forward, cpu.backward),
     "flash": Primitive(sdpa.forward, sdpa.backward, sdpa.VARLEN),
     "efficient": Primitive(efficient.forward, efficient.backward, efficient.VARLEN),
     "cudnn": Primitive(cudnn.forward, cudnn.backward),

@@ -39,7 +39,8 @@ def backward(
 
 def varlen_forward(q: Tensor, k: Tensor, v: Tensor, cuts: Cuts, scale: float) -> Results:
     """:func:`forward` of many documents."""
-    out, lse = _attend(*(_sequence(t.detach()) for t in (q, k, v)), cuts, scale)
+    q, k, v = (_sequence(t.detach()) for t in (q, k, v))
+    out, lse = _attend(q, k, v, cuts, scale)
     return _tokens(out), lse.squeeze(0)
 
 
@@ -70,8 +71,8 @@ def _gradients(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cuts: Cuts | None, scale: float
 ) -> Gradients:
     with _autograd():
-        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-        own_out, own_lse = _attend(*leaves, cuts, scale)
+        q, k, v = leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+        own_out, own_lse = _attend(q, k, v, cuts, scale)
         with torch.no_grad():
             weight = (own_lse - lse).exp()
             wide = dout.to(lse.dtype)

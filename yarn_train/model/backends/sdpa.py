@@ -1,4 +1,4 @@
-"""torch's own flash attention, called by its operators: the CPU's kernel, and its build of FlashAttention-2 for CUDA.
+"""torch's own build of FlashAttention-2 for CUDA, called by its operators.
 
 Shapes of whole sequences are those of :mod:`..primitives`, of many documents those of :mod:`..varlen`.
 """
@@ -10,23 +10,8 @@ from torch import Tensor
 
 from ..merge import Gradients, Results
 from ..varlen import Cuts, Varlen, longest, on_device
-from . import cpu_backward as native
 
 aten = torch.ops.aten
-
-
-def cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
-    """torch's flash attention for the CPU; knows grouped keys and values."""
-    return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-
-
-def cpu_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
-) -> Gradients:
-    """See :func:`cpu_forward`; where it was compiled and takes these tensors, our own kernel."""
-    if native.suits(q, k, v):
-        return native.backward(dout, q, k, v, out, lse, causal, scale)
-    return aten._scaled_dot_product_flash_attention_for_cpu_backward(dout, q, k, v, out, lse, 0.0, causal, scale=scale)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Results:
