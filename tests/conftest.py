@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from yarn_train import app, cli
+from yarn_train.model.backends import cpu_backward
 
 LENGTH = 32  # the tiny model's original context
 TINY = (
@@ -54,6 +55,13 @@ def untracked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
         yield
+
+
+@pytest.fixture(autouse=True)
+def torchs_backward() -> Iterator[None]:
+    """A run with compile.enabled chooses the CPU's kernel for its process; the next test shares that."""
+    yield
+    cpu_backward.use(False)
 
 
 @pytest.fixture(scope="session")

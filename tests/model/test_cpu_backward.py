@@ -21,15 +21,18 @@ needed = pytest.mark.skipif(cpu_backward.missing() is not None, reason=str(cpu_b
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compiled into a folder of its own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        cpu_backward.unbuilt.cache_clear()
-        assert cpu_backward.use(True) == "yarn_train's, compiled for this CPU"
-        yield folder
-    cpu_backward.use(False)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it is compiled, once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It computes what it can."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    cpu_backward.unbuilt.cache_clear()
+    assert cpu_backward.use(True) == "yarn_train's, compiled for this CPU"
+    return folder
 
 
 def made(heads: int, tokens: int, dim: int, seed: int) -> Tensor:

@@ -228,9 +228,16 @@ def leave_error_code(code: int, message: str = "") -> None:
     """
     file = environment.exit_file()
     if file is not None and code != 1 and message:  # first: the launcher acts on the other one
-        file.with_name(f"{file.name}.told").write_text(f"error: {message}\n")
+        _write(file.with_name(f"{file.name}.told"), f"error: {message}\n")
     if file is not None and code != 1:  # what the agent says anyway; ranks that lost this one must not hide its code
-        file.with_name(f"{file.name}.error").write_text(f"{code}\n")
+        _write(file.with_name(f"{file.name}.error"), f"{code}\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """All of it or nothing for whoever reads now: a restarted worker says the same again while the launcher reads."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(file)
 
 
 def stop_code(file: Path) -> int:
