@@ -64,6 +64,7 @@ def assert_equal_losses(found: dict[str, dict[str, list[float]]], tolerance: flo
         assert theirs["losses"] == pytest.approx(ours, rel=tolerance)
 
 
+@pytest.mark.long
 def test_a_trainer_in_turns_trains_as_ours_does(tmp_path: Path) -> None:
     options = ("--checkpointing", "yes", "--dtype", "float32")
     assert_equal_losses(tiny(tmp_path, ["ours", "accelerate"], *options), 1e-5)

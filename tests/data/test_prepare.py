@@ -43,6 +43,7 @@ def test_prepare_command(books: Callable[..., str], plain: str, tmp_path: Path):
     assert "content_sha256 is" in spoiled.stderr
 
 
+@pytest.mark.long
 def test_shards_in_commands_of_their_own(books: Callable[..., str], plain: str, tmp_path: Path):
     root = books(train=["The whale is a beast of the sea.\n" * 30] * 3)
     command = ["data/prepare.py", f"run.dir={tmp_path}/outputs", "data.source=pg19", f"model.path={plain}"]

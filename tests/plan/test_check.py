@@ -90,6 +90,7 @@ def test_a_refusal_can_be_a_warning_or_switched_off(mode: str, start: str, llama
     assert check_run_fits([cfg], llama, GPU, world_size=8, ranks_here=8).startswith(start)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("h100")
 def test_a_run_in_between_is_traced(llama: LlamaConfig) -> None:
     """The second of two stages is the larger one; 45 GiB are enough for neither."""

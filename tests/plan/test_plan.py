@@ -50,6 +50,7 @@ def test_the_papers_64k_run_fits_eight_80_gb_gpus_and_a_faster_one_is_named(plan
     assert "document_mask" not in text
 
 
+@pytest.mark.long
 def test_all_logits_of_128k_do_not_fit_and_every_fix_does(plan: Plan) -> None:
     code, data, text = plan(
         "experiment=yarn_llama2_7b_64k", "data.seq_len=131072", "rope.factor=32", "memory.loss=full"
