@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import re
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -127,7 +128,7 @@ def device_name() -> str:
     """
     try:
         done = nvidia_smi.query("gpu", ["name"], time.monotonic() + 10.0)
-    except (OSError, nvidia_smi.subprocess.TimeoutExpired) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemExit(f"no GPU: nvidia-smi: {error}; --device cpu --tiny tries the command without one") from error
     if done.returncode or not done.stdout.strip():
         raise SystemExit(f"no GPU: nvidia-smi: {(done.stderr or done.stdout).strip()}")

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 from bench.gpu import peer
-from bench.gpu.ours import LEARNING_RATE
 from bench.gpu.outcome import Missing
 from bench.gpu.timing import Steps, rows
 from bench.gpu.worker import Save
-from yarn_train.data.batch import make_batch
+from yarn_train.data.batch import IGNORE_INDEX, make_batch
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.engine.deepspeed import import_library
 
@@ -42,7 +41,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     modeling_llama.LlamaMLP.forward = _tiled_mlp
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     engine, *_ = deepspeed.initialize(
         model=TiledLoss(model.to(device)), optimizer=optimizer, config=settings(device), dist_init_required=False
     )
@@ -78,10 +77,17 @@ class TiledLoss(nn.Module):
         from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledFusedLogitsLoss
 
         hidden = self.model.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        tiles = max(1, math.ceil(4 * labels.numel() * self.model.config.vocab_size / LOGIT_BYTES))
-        weights = [self.model.lm_head.weight]
-        total = TiledFusedLogitsLoss.apply(_summed_loss, self.model, hidden, labels, None, tiles, weights, "sum")
-        return total / (labels != -100).sum()
+        tiles = max(2, math.ceil(4 * labels.numel() * self.model.config.vocab_size / LOGIT_BYTES))
+        weight = self.model.lm_head.weight
+        tied = self.model.config.tie_word_embeddings
+        # The tiles' last gradient would be handed on, and a tied embedding's, later in the same step, once more: that
+        # one is the last then.
+        weight.ds_grad_is_ready = False
+        total = TiledFusedLogitsLoss.apply(
+            _summed_loss, self.model, hidden, labels, None, tiles, [] if tied else [weight], "sum"
+        )
+        weight.ds_grad_is_ready = True
+        return total / (labels != IGNORE_INDEX).sum()
 
 
 def _summed_loss(model: Any, hidden: Tensor, labels: Tensor) -> Tensor:

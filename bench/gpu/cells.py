@@ -12,6 +12,7 @@ KI = 1024
 LENGTHS = (64 * KI, 8 * KI, 32 * KI, 128 * KI, 256 * KI)  # 64k first: the length that counts most
 KERNEL_LENGTHS = tuple(sorted(LENGTHS))
 KERNEL_WIDTH = 2048  # heads * head_dim, of the published charts of attention kernels
+RATE, TINY_RATE = 1e-5, 1e-2  # of AdamW; the second so large that a wrong gradient shows in the next loss
 GROUP = 4  # query heads per head of keys and values, in grouped-query attention
 
 # What is kept for backward, from the fastest to the leanest; a cell takes the first that fits.
@@ -117,7 +118,7 @@ def side_by_side(
 ) -> Iterator[Cell]:
     """The same steps on the same tokens with the same weights by each trainer."""
     size, _ = row or TRAINED[name]
-    spec = {"size": size, "tokens": tokens, "steps": steps}
+    spec = _spec(size, tokens, steps)
     for trainer in TRAINERS:
         at = f"side/{name}/{tokens}/{trainer}"
         if trainer == "ours":
@@ -136,16 +137,20 @@ def longest_cell(name: str, start: int, most: int) -> Cell:
 def probe_cell(name: str, tokens: int) -> Cell:
     """One step by the leanest policy."""
     size, options = _row(name)
-    spec = {"size": size, "tokens": tokens, "steps": 1, "options": options}
+    spec = {**_spec(size, tokens, 1), "options": options}
     return Cell(f"longest/{name}/{tokens}", "train", spec, ((LEANEST, {"policy": POLICIES[LEANEST]}),))
 
 
 def _ours(at: str, name: str, tokens: int, row: tuple[str, dict[str, Any]] | None, steps: int) -> Cell:
     size, options = row or TRAINED[name]
-    spec = {"size": size, "tokens": tokens, "steps": steps, "options": options}
+    spec = {**_spec(size, tokens, steps), "options": options}
     policies = [policy for policy in POLICIES if policy != "none" or tokens <= SHORT]
     variants = tuple((policy, {"policy": POLICIES[policy]}) for policy in policies)
     return Cell(at, "train", spec, variants, (f"model/{size}",))
+
+
+def _spec(size: str, tokens: int, steps: int) -> dict[str, Any]:
+    return {"size": size, "tokens": tokens, "steps": steps, "lr": TINY_RATE if size == "tiny" else RATE}
 
 
 def _row(name: str) -> tuple[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from bench.gpu import peer
-from bench.gpu.ours import LEARNING_RATE
 from bench.gpu.outcome import Missing
 from bench.gpu.timing import Steps, rows
 from bench.gpu.worker import Save
@@ -43,7 +42,7 @@ def arguments(task: dict[str, Any]) -> TrainingArguments:
         output_dir=str(Path(task["models"]) / "hf_trainer"),
         max_steps=task["steps"] + 1,
         per_device_train_batch_size=1,
-        learning_rate=LEARNING_RATE,
+        learning_rate=task["lr"],
         lr_scheduler_type="constant",
         weight_decay=0.0,
         adam_beta1=0.9,

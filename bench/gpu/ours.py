@@ -25,8 +25,6 @@ from yarn_train.optim.adamw import missing
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.train.setup import build_engine, make_mesh
 
-LEARNING_RATE = 1e-5
-
 
 def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     """Tokens per second, MFU, peak memory and losses of a few steps on one sequence each."""
@@ -51,7 +49,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     }
     steps = Steps(rows(base.vocab_size, task["tokens"], task["steps"]), runtime.device, task["deadline"])
     while steps.more():
-        _step(engine, steps, runtime.device)
+        _step(engine, steps, runtime.device, task["lr"])
         save({**about, **steps.result()})
     found = {**about, **steps.result()}
     found["mfu"] = mfu(found["tokens_per_second"], per_token, flops.peak_flops(runtime.device), 1)
@@ -75,11 +73,11 @@ def options(task: dict[str, Any], device: torch.device, vocab: int) -> Config:
     return schema.build(made)
 
 
-def _step(engine: Engine, steps: Steps, device: torch.device) -> None:
+def _step(engine: Engine, steps: Steps, device: torch.device, lr: float) -> None:
     batch = make_batch(steps.rows[steps.taken].unsqueeze(0)).to(device)
     count = torch.tensor(float(batch.num_valid), device=device)
     steps.start()
     loss = engine.module(batch.input_ids, batch.position_ids, batch.labels)
     engine.backward(loss, count)
-    engine.step(LEARNING_RATE)
+    engine.step(lr)
     steps.stop((loss.detach() / count).item)

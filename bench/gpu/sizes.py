@@ -41,12 +41,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "vocab_size": 128,
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 16,
+        "head_dim": 8,
         "tie_word_embeddings": True,
     },
 }

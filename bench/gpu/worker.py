@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import subprocess
 import sys
 import time
 import traceback
@@ -79,7 +80,7 @@ def _version(name: str) -> str | None:
 def _driver() -> str | None:
     try:
         done = nvidia_smi.query("gpu", ["driver_version"], time.monotonic() + 5.0)
-    except (OSError, TimeoutError, ValueError, nvidia_smi.subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else None
 

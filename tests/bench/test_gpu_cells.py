@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import ROOT, child_env
 
+from bench.gpu.__main__ import run_all, search, select
 from bench.gpu.cells import Cell, catalogue, kernels
 from bench.gpu.outcome import FAILED, MEMORY, MISSING, OK, TIME, Missing, Outcome, of_error
 from bench.gpu.runner import Cells, in_process
@@ -85,6 +86,56 @@ def test_the_next_policy_is_tried_for_memory_only(tmp_path: Path, ends: list[str
     row = Cells(tmp_path, "cpu", 60, process).run(CELL)
     assert (row["status"], row["variant"], row["reason"]) == (ends[-1], variant, f"r{tried - 1}")
     assert [(one["variant"], one["status"]) for one in row["tried"]] == list(zip(("fast", "lean"), ends, strict=False))
+
+
+def names(cells: list[Cell]) -> list[str]:
+    return [cell.name for cell in cells]
+
+
+class Fits:
+    """One step fits up to so many tokens."""
+
+    def __init__(self, most: int):
+        self.most, self.ran = most, list[str]()
+
+    def __call__(self, task: dict[str, Any], log: Path, limit: float) -> Outcome:
+        self.ran.append(log.parent.name + "/" + log.stem)
+        tokens = task.get("tokens", 0)
+        machine = {"memory_bytes": 10_000}
+        if tokens > self.most:
+            return Outcome(MEMORY, "no room", {}, machine)
+        return Outcome(OK, "", {"tokens": tokens, "peak_bytes": 100 * tokens}, machine)
+
+
+def test_a_search_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = catalogue(tiny=True)
+    (longest,) = select(everything, ["longest/*"])
+    process = Fits(100)
+    cells = Cells(tmp_path, "cpu", 60, process)
+    run_all(cells, everything, [longest], set())
+    assert process.ran == ["model/tiny", *(f"tiny/{tokens}" for tokens in (32, 64, 128, 96, 112, 104))]
+    found = cells.finished(longest)
+    assert found is not None
+    result = found["result"]
+    assert (found["status"], result["fits"], result["fails"], result["predicted"]) == (OK, 96, 104, 100)
+    assert "longest/tiny ok" in capsys.readouterr().out
+
+    cells.file(longest).unlink()
+    (tmp_path / "cells/longest/tiny/112.json").unlink()
+    process.ran.clear()
+    assert search(cells, longest, set())["result"] == result
+    assert process.ran == ["tiny/112"]
+    run_all(cells, everything, [longest], set())
+    assert process.ran == ["tiny/112"], "finished"
+    run_all(cells, everything, [longest], {OK})
+    assert process.ran[1:] == ["tiny/32", "tiny/64", "tiny/96"]
+
+
+def test_a_pattern_that_matches_nothing_names_the_cells() -> None:
+    everything = catalogue(tiny=True)
+    assert names(select(everything, ["side/*/ours", "model/*"])) == ["model/tiny", "side/tiny/64/ours"]
+    with pytest.raises(SystemExit, match=r"--cells trian/\* matches none of: kernel/.*train/tiny/64"):
+        select(everything, ["trian/*"])
 
 
 def child(tmp_path: Path, body: str, limit: float = 20.0) -> Outcome:
