@@ -45,7 +45,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     engine, *_ = deepspeed.initialize(
         model=TiledLoss(model.to(device)), optimizer=optimizer, config=settings(device), dist_init_required=False
     )
-    steps = Steps(rows(model.config.vocab_size, task["tokens"], task["steps"]), device, task["deadline"])
+    steps = Steps(rows(model.config.vocab_size, task), device, task["deadline"])
     about = {"kernel": peer.attention(task["device"]), "parts": "ZeRO-3, tiled MLP, tiled loss, full recomputation"}
     while steps.more():
         _step(engine, steps, device)

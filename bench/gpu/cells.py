@@ -12,6 +12,7 @@ KI = 1024
 LENGTHS = (64 * KI, 8 * KI, 32 * KI, 128 * KI, 256 * KI)  # 64k first: the length that counts most
 KERNEL_LENGTHS = tuple(sorted(LENGTHS))
 KERNEL_WIDTH = 2048  # heads * head_dim, of the published charts of attention kernels
+WARM = 8 * KI  # tokens of a trainer's first step, which is never timed: it loads kernels and allocates
 RATE, TINY_RATE = 1e-5, 1e-2  # of AdamW; the second so large that a wrong gradient shows in the next loss
 GROUP = 4  # query heads per head of keys and values, in grouped-query attention
 
@@ -30,8 +31,10 @@ COMPILED = {"compile": {"enabled": True}}
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "1b": ("1b", {}),
     "1b-compiled": ("1b", COMPILED),
+    "1b-4layers": ("1b-4layers", {}),  # as fast per layer as the whole model, where a step of that takes minutes
     "3b": ("3b", {}),
     "3b-compiled": ("3b", COMPILED),
+    "3b-4layers": ("3b-4layers", {}),
     "8b-bfloat16": ("8b", {"optim": {"state": "bfloat16"}}),
     "8b-offload": ("8b", {"engine": {"offload": "optimizer"}}),
 }
@@ -80,6 +83,9 @@ def _full() -> Iterator[Cell]:
         for tokens in LENGTHS:
             yield train_cell(size, tokens)
         yield train_cell(f"{size}-compiled", 64 * KI)
+        yield model_cell(f"{size}-4layers")
+        for tokens in (128 * KI, 256 * KI):
+            yield train_cell(f"{size}-4layers", tokens)
         yield longest_cell(size, 128 * KI, 2048 * KI)
     yield model_cell("8b")
     for row in ("8b-bfloat16", "8b-offload"):
@@ -144,13 +150,16 @@ def probe_cell(name: str, tokens: int) -> Cell:
 def _ours(at: str, name: str, tokens: int, row: tuple[str, dict[str, Any]] | None, steps: int) -> Cell:
     size, options = row or TRAINED[name]
     spec = {**_spec(size, tokens, steps), "options": options}
+    if options == COMPILED:
+        spec["warm"] = tokens  # every length has a graph of its own
     policies = [policy for policy in POLICIES if policy != "none" or tokens <= SHORT]
     variants = tuple((policy, {"policy": POLICIES[policy]}) for policy in policies)
     return Cell(at, "train", spec, variants, (f"model/{size}",))
 
 
 def _spec(size: str, tokens: int, steps: int) -> dict[str, Any]:
-    return {"size": size, "tokens": tokens, "steps": steps, "lr": TINY_RATE if size == "tiny" else RATE}
+    rate = TINY_RATE if size == "tiny" else RATE
+    return {"size": size, "tokens": tokens, "warm": min(WARM, tokens), "steps": steps, "lr": rate}
 
 
 def _row(name: str) -> tuple[str, dict[str, Any]]:

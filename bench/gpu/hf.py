@@ -26,7 +26,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     device = torch.device(task["device"])
     model = peer.model(task, torch.float32)
     per_token = peer.flops_per_token(model, task["tokens"])
-    steps = Steps(rows(model.config.vocab_size, task["tokens"], task["steps"]), device, task["deadline"])
+    steps = Steps(rows(model.config.vocab_size, task), device, task["deadline"])
     about = {"kernel": peer.attention(task["device"])}
     timer = Timer(steps, lambda: save({**about, **steps.result()}))
     trainer = InOrder(model, arguments(task), train_dataset=Rows(steps.rows), callbacks=[timer])

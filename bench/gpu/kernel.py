@@ -13,8 +13,10 @@ from bench.gpu.outcome import Missing, of_error
 from bench.gpu.timing import Stopwatch, in_turns
 from bench.gpu.worker import Save
 from yarn_train.errors import ConfigError
-from yarn_train.model.attention import Kernel, attention, choose_kernel
+from yarn_train.model.attention import attention
+from yarn_train.model.availability import width_limits
 from yarn_train.model.flops import hardware_work
+from yarn_train.model.registry import Kernel, choose_kernel
 
 REPEATS = 5
 PASSES = ("forward", "both")
@@ -24,7 +26,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     """Rows of length, forward and both, in TFLOP/s of causal attention."""
     device = torch.device(task["device"])
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    kernel = available(task["kernel"], device, dtype)
+    kernel = available(task["kernel"], device, dtype, task["head_dim"])
     works = {
         (length, what): work(kernel.primitive, task, length, what == "both", device, dtype)
         for length in sorted(task["lengths"])
@@ -53,16 +55,19 @@ def _rows(task: dict[str, Any], seconds: dict[Any, list[float]], errors: dict[An
     return list(rows.values())
 
 
-def available(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The kernel by its name of model.attention.
+def available(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernel:
+    """The kernel by its name of model.attention, which may be auto.
 
     Raises:
         Missing: it cannot run here; says why.
     """
     try:
-        return choose_kernel(name, device, dtype)
+        kernel = choose_kernel(name, device, dtype, head_dim)
     except ConfigError as error:
         raise Missing(" ".join(str(error).split())) from error
+    if allowed := width_limits(kernel.primitive, head_dim):
+        raise Missing(f"its heads are {allowed}, not {head_dim}")
+    return kernel
 
 
 def flops_of(task: dict[str, Any], length: int, what: str) -> float:

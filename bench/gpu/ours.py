@@ -35,7 +35,8 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     if problems := missing(cfg.optim):
         raise Missing("; ".join(problems))
     mesh = make_mesh(cfg, base, runtime)
-    kernel = ContextParallel(mesh).attention(available(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype]))
+    chosen = available(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype], flops.head_dim(base))
+    kernel = ContextParallel(mesh).attention(chosen)
     engine, built = build_engine(cfg, base, str(folder), kernel, mesh, runtime.device)
     width = base.num_attention_heads * flops.head_dim(base)
     per_token = flops.flops_per_token(built.matmul, base.num_hidden_layers, width, task["tokens"])
@@ -47,7 +48,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
         "attention_share": 1.0 - linear / per_token,
         "flops_per_token": per_token,
     }
-    steps = Steps(rows(base.vocab_size, task["tokens"], task["steps"]), runtime.device, task["deadline"])
+    steps = Steps(rows(base.vocab_size, task), runtime.device, task["deadline"])
     while steps.more():
         _step(engine, steps, runtime.device, task["lr"])
         save({**about, **steps.result()})

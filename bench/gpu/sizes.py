@@ -50,6 +50,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+for _size in ("1b", "3b"):
+    SHAPES[f"{_size}-4layers"] = {**SHAPES[_size], "num_hidden_layers": 4}
 ORIGINAL = 8192  # max_position_embeddings of the base that YaRN extends
 FILE_BYTES = 4 * 2**30
 

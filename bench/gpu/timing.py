@@ -11,7 +11,6 @@ import torch
 
 from yarn_train.metrics.meter import peak_memory_bytes
 
-WARM = 8192  # tokens of a trainer's first step, which is never timed: it loads kernels, compiles and allocates
 TIMED = 3  # full steps from which on the first of them does not count either: caches of its length are cold
 
 
@@ -90,10 +89,10 @@ class Steps:
         return found
 
 
-def rows(vocab: int, tokens: int, steps: int) -> list[torch.Tensor]:
-    """Seeded random tokens of the warm-up and of `steps` full steps, on the CPU; the same for every trainer."""
+def rows(vocab: int, task: dict[str, Any]) -> list[torch.Tensor]:
+    """Seeded random tokens of the warm-up and of the task's full steps, on the CPU; the same for every trainer."""
     generator = torch.Generator().manual_seed(1)
-    lengths = [min(WARM, tokens), *[tokens] * steps]
+    lengths = [task["warm"], *[task["tokens"]] * task["steps"]]
     return [torch.randint(0, vocab, (length,), generator=generator) for length in lengths]
 
 

@@ -14,8 +14,8 @@ from yarn_train.config import Config
 from yarn_train.dist import runtime as dist_runtime
 from yarn_train.dist.runtime import Runtime
 from yarn_train.engine.base import Engine
-from yarn_train.model.attention import Kernel
 from yarn_train.model.load import DTYPES
+from yarn_train.model.registry import Kernel
 from yarn_train.parallel.context import ContextParallel
 from yarn_train.train.setup import build_engine, make_mesh
 
@@ -83,7 +83,7 @@ def build(case: Case, **sections: dict[str, Any]) -> Built:
     cfg, llama = case.options(**sections), case.llama
     mesh = make_mesh(cfg, llama, runtime)
     context = ContextParallel(mesh)
-    kernel = available("auto", runtime.device, DTYPES[case.dtype])
+    kernel = available("auto", runtime.device, DTYPES[case.dtype], case.hidden // case.heads)
     engine, size = build_engine(cfg, llama, None, context.attention(kernel), mesh, runtime.device)
     again = 0 if case.activation == "none" else size.matmul - case.hidden * case.vocab
     return Built(engine, runtime, context, kernel, size.matmul, again)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.gpu.kernel import flops_of
-from bench.gpu.timing import WARM, Steps, Stopwatch, in_turns, rows
+from bench.gpu.timing import Steps, Stopwatch, in_turns, rows
 
 CPU = torch.device("cpu")
 NEVER = 10.0**12
@@ -54,6 +54,10 @@ def test_no_work_begins_that_would_end_too_late() -> None:
     assert isinstance(errors["a"], TimeoutError)
 
 
+def task(tokens: int, steps: int) -> dict[str, int]:
+    return {"tokens": tokens, "steps": steps, "warm": 8}
+
+
 def take(steps: Steps, seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> int:
     """Steps that take so long, while there is time; how many."""
     queue = iter(seconds)
@@ -65,7 +69,7 @@ def take(steps: Steps, seconds: list[float], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_neither_the_warm_up_nor_the_first_full_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = Steps(rows(16, 32, 4), CPU, NEVER)
+    steps = Steps(rows(16, task(32, 4)), CPU, NEVER)
     assert take(steps, [50.0, 9.0, 1.0, 3.0, 2.0], monkeypatch) == 5
     found = steps.result()
     assert found["seconds"] == [1.0, 3.0, 2.0]
@@ -75,14 +79,14 @@ def test_neither_the_warm_up_nor_the_first_full_step_counts(monkeypatch: pytest.
 
 def test_the_first_full_step_begins_whatever_time_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no other one, if it would end too late."""
-    steps = Steps(rows(16, 32, 3), CPU, time.time() + 10.0)
+    steps = Steps(rows(16, task(32, 3)), CPU, time.time() + 10.0)
     assert take(steps, [1.0, 20.0], monkeypatch) == 2
     assert steps.result()["seconds"] == [20.0]
 
 
 def test_rows_are_the_same_for_every_trainer() -> None:
-    first, again = rows(100, WARM + 5, 2), rows(100, WARM + 5, 2)
-    assert [len(row) for row in first] == [WARM, WARM + 5, WARM + 5]
+    first, again = rows(100, task(13, 2)), rows(100, task(13, 2))
+    assert [len(row) for row in first] == [8, 13, 13]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[1], first[2])
 
