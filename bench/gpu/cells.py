@@ -31,7 +31,7 @@ COMPILED = {"compile": {"enabled": True}}
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "1b": ("1b", {}),
     "1b-compiled": ("1b", COMPILED),
-    "1b-4layers": ("1b-4layers", {}),  # as fast per layer as the whole model, where a step of that takes minutes
+    "1b-4layers": ("1b-4layers", {}),  # where a step of the whole model outlasts the limit
     "3b": ("3b", {}),
     "3b-compiled": ("3b", COMPILED),
     "3b-4layers": ("3b-4layers", {}),
