@@ -55,7 +55,11 @@ def _module(name: str, words: list[str]) -> None:
     elif name == "pytest":
         assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
     elif name.startswith("bench."):
-        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), f"there is no {name}"
+        at = ROOT / name.replace(".", "/")
+        if at.is_dir():
+            _parses(f"{name}.__main__", words)
+        else:
+            assert at.with_suffix(".py").is_file(), f"there is no {name}"
     else:
         package = (ROOT / name.replace(".", "/")).is_dir()
         _parses(f"{name}.__main__" if package else name, words)

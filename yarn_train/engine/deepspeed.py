@@ -50,7 +50,7 @@ class DeepSpeedEngine:
     def __init__(self, module: CausalLM, cfg: Config, mesh: Mesh):
         if problems := missing(cfg):
             raise ConfigError(problems)
-        library = _library()
+        library = import_library()
         self.stage = cfg.engine.stage
         self.world_size = mesh.device_mesh.size()
         self.max_norm = cfg.optim.grad_clip
@@ -197,7 +197,7 @@ def missing(cfg: Config) -> list[str]:
     return unsupported(cfg)
 
 
-def _library() -> Any:
+def import_library() -> Any:
     """Import DeepSpeed; only here, so that nobody without it pays."""
     environment.announce(runtime.device().type)
     # DeepSpeed's calls of collectives that torch 2.13 renamed: one warning per place and rank, none of them ours.
