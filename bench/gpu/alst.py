@@ -38,12 +38,12 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     UlyssesSPAttentionHF.register_with_transformers(
         model, peer.attention(task["device"]), sequence_parallel_size=1, micro_batch_size=1, seq_length=task["tokens"]
     )
-    modeling_llama.LlamaMLP.forward = _tiled_mlp
+    modeling_llama.LlamaMLP.forward = _tiled_mlp  # type: ignore[method-assign]  # as its own example does
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=task["lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     engine, *_ = deepspeed.initialize(
-        model=TiledLoss(model.to(device)), optimizer=optimizer, config=settings(device), dist_init_required=False
+        model=TiledLoss(model).to(device), optimizer=optimizer, config=settings(device), dist_init_required=False
     )
     steps = Steps(rows(model.config.vocab_size, task), device, task["deadline"])
     about = {"kernel": peer.attention(task["device"]), "parts": "ZeRO-3, tiled MLP, tiled loss, full recomputation"}
@@ -83,16 +83,18 @@ class TiledLoss(nn.Module):
         # The tiles' last gradient would be handed on, and a tied embedding's, later in the same step, once more: that
         # one is the last then.
         weight.ds_grad_is_ready = False
-        total = TiledFusedLogitsLoss.apply(
-            _summed_loss, self.model, hidden, labels, None, tiles, [] if tied else [weight], "sum"
+        count = (labels != IGNORE_INDEX).sum()
+
+        def part(model: Any, hidden: Tensor, labels: Tensor) -> Tensor:
+            """A tile's part of the mean. Its gradients are taken within forward: dividing later would miss the head."""
+            logits = model.lm_head(hidden).float()
+            return nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+
+        loss: Tensor = TiledFusedLogitsLoss.apply(
+            part, self.model, hidden, labels, None, tiles, [] if tied else [weight], "sum"
         )
         weight.ds_grad_is_ready = True
-        return total / (labels != IGNORE_INDEX).sum()
-
-
-def _summed_loss(model: Any, hidden: Tensor, labels: Tensor) -> Tensor:
-    logits = model.lm_head(hidden).float()
-    return nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return loss
 
 
 def _tiled_mlp(self: Any, x: Tensor) -> Tensor:

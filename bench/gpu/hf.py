@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def arguments(task: dict[str, Any]) -> TrainingArguments:
 class Rows(Dataset):
     """The rows of a measurement; one is a batch."""
 
-    def __init__(self, rows: list[torch.Tensor]):
+    def __init__(self, rows: Sequence[torch.Tensor]):
         self.rows = rows
 
     def __len__(self) -> int:
@@ -81,6 +82,7 @@ class InOrder(Trainer):
     last: torch.Tensor
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        assert isinstance(self.train_dataset, Rows)
         return SequentialSampler(self.train_dataset)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -72,7 +72,7 @@ def flops_of(work: Work, tokens: int) -> dict[str, float]:
 
 def _point(built: Built, case: Case, length: int, seconds: dict[Any, list[float]]) -> Point:
     whole, attention = (statistics.median(seconds[what, length]) for what in ("step", "attention"))
-    width = case.llama.num_attention_heads * case.llama.head_dim
+    width = case.hidden
     again = case.activation in ("full", "offload")
     work = hardware_work(built.matmul, built.recomputed, case.layers, width, length, again)
     # one timed call is a forward and a backward; a second forward is as long as its part of the FLOPs
