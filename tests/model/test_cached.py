@@ -91,3 +91,11 @@ def test_the_kernel_stays_the_one_the_model_was_loaded_with(implementation: str)
     with cached(model):
         assert model.config._attn_implementation == NAMES[kernel]
     assert model.config._attn_implementation == implementation
+
+
+@pytest.mark.parametrize(("kernel", "primitive"), [("flex", "cpu"), ("sdpa_cudnn", "cpu"), ("eager", "eager")])
+def test_kernels_that_prepare_for_each_shape_leave_cached_keys_to_sdpa(kernel: str, primitive: str, monkeypatch):
+    asked = []
+    monkeypatch.setattr("yarn_train.model.kernels.attend", lambda name, q, *rest: asked.append(name) or (q, None))
+    attend_cached(kernel, *qkv(1, 9, 2), 0.3)
+    assert asked == [primitive]
