@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -35,6 +35,18 @@ class Point:
     flops: dict[str, float]
 
 
+class Size(Protocol):
+    """Weights of a model as :class:`bench.scaling.case.Built` counts them."""
+
+    @property
+    def matmul(self) -> int:
+        """That every token is multiplied with."""
+
+    @property
+    def recomputed(self) -> int:
+        """Those again in backward."""
+
+
 def measure(case: Case, lengths: Sequence[int], repeats: int, limit: float) -> list[Point]:
     """Steps and attention of every length in turns, in this process.
 
@@ -50,7 +62,7 @@ def measure(case: Case, lengths: Sequence[int], repeats: int, limit: float) -> l
     seconds, errors = in_turns(works, device, repeats, time.time() + limit)
     if errors:
         raise next(iter(errors.values()))
-    return [_point(built, case, length, seconds) for length in lengths]
+    return [point(built, case, length, seconds) for length in lengths]
 
 
 def fits(points: Sequence[Point]) -> dict[str, tuple[Fit | None, Fit]]:
@@ -70,11 +82,16 @@ def flops_of(work: Work, tokens: int) -> dict[str, float]:
     return {"step": tokens * work.total, "attention": attention, "rest": tokens * work.linear}
 
 
-def _point(built: Built, case: Case, length: int, seconds: dict[Any, list[float]]) -> Point:
+def point(size: Size, case: Case, length: int, seconds: dict[Any, list[float]]) -> Point:
+    """Medians of what was measured; attention's of all layers, with the forward that is run again where it is.
+
+    Args:
+        seconds: of ("step", length), and of ("attention", length): one layer's kernel, forward and backward.
+    """
     whole, attention = (statistics.median(seconds[what, length]) for what in ("step", "attention"))
     width = case.hidden
     again = case.activation in ("full", "offload")
-    work = hardware_work(built.matmul, built.recomputed, case.layers, width, length, again)
+    work = hardware_work(size.matmul, size.recomputed, case.layers, width, length, again)
     # one timed call is a forward and a backward; a second forward is as long as its part of the FLOPs
     once = hardware_work(0, 0, case.layers, width, length, False).total
     attention *= case.layers * (work.attention_forward + work.attention_backward) / once

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,16 @@ def test_parts_have_their_exponents() -> None:
     text = command.length_text(points)
     assert "attention measured" in text
     assert "2.00 ± 0.00" in text
+
+
+@pytest.mark.parametrize(("activation", "attention"), [("none", 3 * 0.2), ("full", 3 * 0.2 * 4.5 / 3.5)])
+def test_attention_is_that_of_all_layers_and_of_its_second_forward(activation: str, attention: float) -> None:
+    case = Case(layers=3, activation=activation)
+    sizes = SimpleNamespace(matmul=1000, recomputed=0)
+    taken = {("step", 64): [2.0, 1.0, 3.0], ("attention", 64): [0.1, 0.2, 0.3]}
+    point = length.point(sizes, case, 64, taken)
+    assert point.seconds == pytest.approx({"step": 2.0, "attention": attention, "rest": 2.0 - attention})
+    assert point.flops["rest"] == 64 * 6000
 
 
 def test_ranks_are_judged_per_token() -> None:
