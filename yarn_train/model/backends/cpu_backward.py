@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils import cpp_extension
+from torch.utils.cpp_extension import include_paths, library_paths
 
 from ...dist import environment
 from ..merge import Gradients, seq_major, sum_heads
@@ -84,8 +84,8 @@ def unbuilt() -> str | None:
 
 def _compile(library: Path) -> None:
     """Made aside and renamed, so that ranks which start together and one that is killed leave a whole file or none."""
-    include = [f"-I{path}" for path in cpp_extension.include_paths()]
-    links = [f"-L{path}" for path in cpp_extension.library_paths()]
+    include = [f"-I{path}" for path in include_paths()]
+    links = [f"-L{path}" for path in library_paths()]
     with tempfile.TemporaryDirectory(dir=library.parent) as aside:
         made = Path(aside) / library.name
         command = [str(compiler()), *FLAGS, *include, str(SOURCE), "-o", str(made), *links, "-ltorch_cpu", "-lc10"]
