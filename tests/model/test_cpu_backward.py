@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from support import child_env
 from torch import Tensor
 
 from yarn_train.model import kernels
@@ -122,6 +125,23 @@ def test_documents_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     for mine, other in zip(*results, strict=True):
         assert not torch.equal(mine, other)  # another kernel did run
         assert error(mine, other.double()) < 1e-2
+
+
+@needed
+def test_another_cache_folder_in_the_same_process_loads_no_second_copy(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: torch ends one that registers an operator twice."""
+    program = f"""
+import os, shutil
+from yarn_train.model.backends import cpu_backward
+for cache in ({str(folder)!r}, {str(tmp_path / "other")!r}):
+    os.environ["XDG_CACHE_HOME"] = cache
+    cpu_backward.unbuilt.cache_clear()
+    print(cpu_backward.use(True))
+    shutil.copytree({str(folder)!r}, {str(tmp_path / "other")!r}, dirs_exist_ok=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=child_env())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["yarn_train's, compiled for this CPU"] * 2
 
 
 @needed
