@@ -23,7 +23,7 @@ SCRIPTS = {file.stem: file for file in (ROOT / "data").glob("*.py")}
 LAYERS = [
     ["errors", "redact", "intervals"],
     ["problem_list"],
-    ["rope.frequencies", "optim.schedule", "data.pack", "data.mixture", "model.spans", "parallel.shard"],
+    ["rope.frequencies", "rope.base", "optim.schedule", "data.pack", "data.mixture", "model.spans", "parallel.shard"],
     ["option_field"],
     ["options_training", "options_job", "options_eval"],
     ["options"],
@@ -50,7 +50,7 @@ LAYERS = [
             "model.rotate",
             "model.folder",
         ),
-        *("model.primitives", "model.varlen", "model.documents", "model.backends"),
+        *("model.primitives", "model.varlen", "model.documents", "model.windows", "model.local", "model.backends"),
         *("model.availability", "model.registry"),
     ],
     ["model.weights"],

@@ -30,6 +30,9 @@ def broken_rules(c: Config) -> list[str]:
         )
     if c.rope.method == "none" and c.rope.factor != 1.0:
         found.append(problem("rope.factor", c.rope.factor, "1 for rope.method=none", "set rope.factor=1 or a method"))
+    window = c.rope.sliding_window
+    if not (window in (None, "off", "keep") or (isinstance(window, int) and 1 <= window <= 10**9)):
+        found.append(problem("rope.sliding_window", window, "null | off | keep | tokens", "give a number from 1 on"))
     if c.rope.ramp == "by_rotations" and not c.rope.truncate:
         found.append(
             problem("rope.truncate", False, "true for rope.ramp=by_rotations", "truncate only rounds the by_index ramp")

@@ -55,6 +55,11 @@ class RopeConfig:
         "ramp between alpha and beta: linear in the pair index (every server) or in the rotations (paper, Eq. 18)",
         choices=("by_index", "by_rotations"),
     )
+    sliding_window: int | str | None = option(
+        None,
+        "tokens that layers with a sliding window see: a number, off (all of them) or keep; null keeps it where other "
+        "layers see everything, and asks where none does",
+    )
     truncate: bool = option(True, "by_index only: round the ramp's ends to whole pairs, as the reference does")
 
 

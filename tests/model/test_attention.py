@@ -86,7 +86,6 @@ def test_attention_returns_no_weights_and_a_contiguous_output() -> None:
     [
         ({"softcap": 30.0}, "softcap"),
         ({"s_aux": torch.zeros(4)}, "sinks"),
-        ({"sliding_window": 10}, "sliding window of 10"),
         ({"attention_mask": torch.ones(1, 1, 11, 11, dtype=torch.bool)}, "mask"),
     ],
 )

@@ -57,7 +57,6 @@ def test_as_transformers_calls_it():
     ("given", "named"),
     [
         ({"attention_mask": torch.zeros(2, 1, 2, 7)}, "a mask"),
-        ({"attention_mask": None, "sliding_window": 6}, "a sliding window of 6"),
         ({"attention_mask": None, "softcap": 30.0}, "a softcap"),
         ({"attention_mask": None, "dropout": 0.1}, "dropout 0.1"),
     ],

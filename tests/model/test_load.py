@@ -170,10 +170,3 @@ def test_random_weights_are_float32_and_decided_by_the_seed(saved: Path) -> None
     assert {t.dtype for t in one.values()} == {torch.float32}
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["lm_head.weight"], other["lm_head.weight"])
-
-
-def test_a_sliding_window_is_refused_before_weights_load() -> None:
-    from transformers import MistralConfig
-
-    assert any("sliding_window=64" in p for p in unsupported(MistralConfig(sliding_window=64)))
-    assert unsupported(MistralConfig(sliding_window=None)) == []

@@ -164,12 +164,11 @@ def test_values_of_another_width_fit_no_kernel() -> None:
     assert "heads of 192 dimensions with values of 128" in line
 
 
-def test_a_sliding_layer_without_a_window_is_full_attention() -> None:
-    kinds = ["sliding_attention", "full_attention"]
-    config = Qwen2Config(num_hidden_layers=2, layer_types=kinds)
+def test_layers_with_a_window_mix_tokens_by_attention() -> None:
+    config = Qwen2Config(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], sliding_window=8)
     assert other_mixers(config) == []
-    config.sliding_window = 8
-    assert other_mixers(config) == ["sliding_attention"]
+    config.layer_types = ["linear_attention", "full_attention"]
+    assert other_mixers(config) == ["linear_attention"]
 
 
 def test_every_call_of_every_block_is_seen_and_the_config_stays_as_it_was() -> None:

@@ -10,7 +10,7 @@ import context_ranks
 import pytest
 import torch
 import torch.multiprocessing as mp
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from yarn_train.config import ParallelConfig
 from yarn_train.data.batch import IGNORE_INDEX, make_batch
@@ -103,8 +103,16 @@ def test_heads_must_divide_by_the_ranks_that_exchange_them(given: dict[str, Any]
 
 
 def test_layers_that_mix_tokens_otherwise_are_refused() -> None:
-    kinds = ["full_attention", "sliding_attention"]
-    config = Qwen2Config(num_hidden_layers=2, layer_types=kinds, use_sliding_window=True, sliding_window=8)
+    config = Qwen2Config(num_hidden_layers=2, layer_types=["full_attention", "linear_attention"])
     (line,) = context_problems(ParallelConfig(context=2), config)
-    assert "sliding_attention" in line
+    assert "linear_attention" in line
     assert context_problems(ParallelConfig(context=1), config) == []
+
+
+def test_windows_need_ranks_that_see_the_whole_sequence() -> None:
+    config = MistralConfig(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2, sliding_window=8)
+    assert context_problems(ParallelConfig(context=2, context_method="ulysses"), config) == []
+    (line,) = context_problems(ParallelConfig(context=2, context_method="ring"), config)
+    assert "a ring of 2 ranks" in line
+    config.sliding_window = None
+    assert context_problems(ParallelConfig(context=2, context_method="ring"), config) == []

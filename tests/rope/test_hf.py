@@ -61,6 +61,12 @@ ROPES = {  # name -> (options, rope_type it must be written as)
 }
 
 
+def changed(config, **attributes):
+    for name, value in attributes.items():
+        setattr(config, name, value)
+    return config
+
+
 def tiny(config_class: type = LlamaConfig, **changes):
     return config_class(**(SIZES | {"rope_parameters": copy.deepcopy(PLAIN)} | changes))
 
@@ -73,7 +79,8 @@ def case(request):
 
 def expected_table(rope: RopeConfig, dim: int = 32, theta: float = THETA) -> RopeTable:
     options = dataclasses.asdict(rope)
-    options.pop("original_max_position_embeddings")
+    for name in ("original_max_position_embeddings", "sliding_window"):
+        options.pop(name)
     return rope_table(options.pop("method"), dim=dim, theta=theta, original_length=LENGTH, **options)
 
 
@@ -261,7 +268,14 @@ REFUSED = {
     "relative position buckets": [T5Config()],
     "hard-coded": [GPTJConfig()],
     "composite": [LlavaConfig()],
-    "one RoPE per kind of layer": [Gemma3TextConfig()],
+    "one RoPE per kind of layer, and none for full attention": [
+        changed(Gemma3TextConfig(), rope_parameters={"sliding_attention": dict(PLAIN), "full_attention": None})
+    ],
+    "scaled in layers of sliding_attention too": [
+        Gemma3TextConfig(
+            rope_parameters={"sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}
+        )
+    ],
 }
 
 

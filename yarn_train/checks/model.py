@@ -13,6 +13,7 @@ from ..config import Config
 from ..data.tokenize import bracket_ids, load_tokenizer
 from ..errors import ConfigError, problem
 from ..model.load import is_language_model, unsupported
+from ..model.local import window_problems, with_window
 from ..model.loss import loss_missing
 from ..model.matrices import matrix_problems
 from ..model.probe import attention_problems, mask_problems, skeleton
@@ -44,7 +45,7 @@ def architecture_problems(
         return problems.lines, []
     tried: set[str | None] = set()  # kernels that the architecture was tried with
     for cfg in configs:
-        found = rope_hf.check_base(base, cfg.rope)
+        found = rope_hf.check_base(base, cfg.rope) + window_problems(base, cfg.rope.sliding_window)
         problems.add(found)
         if not (refused or found):
             problems.add(mask_problems(cfg, base))
@@ -52,7 +53,7 @@ def architecture_problems(
             problems.add([] if primitive in tried else attention_problems(base, primitive))
             tried.add(primitive)
             problems.add(matrix_problems(cfg, base, primitive))
-        problems.add(context_problems(cfg.parallel, base))
+        problems.add(context_problems(cfg.parallel, with_window(base, cfg.rope.sliding_window)))
         (lacking if cfg.memory.loss == "fused" else problems).add(loss_problems(cfg, base, device))
     return problems.lines, lacking.lines
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -120,10 +120,10 @@ def _verify(
         return
     for name, table in _tables(model).items():
         if not torch.equal(table, built[name]):
-            raise rope_hf.RopeTableError(f"{name}.inv_freq is not what the model's config made it any more")
+            raise rope_hf.RopeTableError(f"{name} is not what the model's config made it any more")
 
 
 def _tables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Copies of every rotary module's frequencies, on the CPU."""
-    modules: list[tuple[str, Any]] = list(rope_hf.rotary_modules(model))
-    return {name: module.inv_freq.detach().cpu().clone() for name, module in modules}
+    tables = [(f"{rotary.name}.{rotary.prefixed('inv_freq')}", rotary) for rotary in rope_hf.rotary_tables(model)]
+    return {name: rotary.get("inv_freq").detach().cpu().clone() for name, rotary in tables}

@@ -18,7 +18,7 @@ from torch import Tensor, library
 from torch._guards import TracingContext
 from transformers import AttentionInterface
 
-from . import kernels
+from . import kernels, windows
 from .documents import apart, causal_squares, end_to_end, from_table, joined, table
 from .kept import through_store
 from .merge import Results, new_lse, seq_major
@@ -26,13 +26,13 @@ from .primitives import primitive_for
 from .registry import IMPLEMENTATIONS
 from .spans import Documents, Rectangle
 
-# (query, key, value, scale, table of documents) -> output [B, H, S, D]
-Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
+# (query, key, value, scale, table of documents, window) -> output [B, H, S, D]
+Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None, int], Tensor]
 
 
 @library.custom_op("yarn_train::attention", mutates_args=())
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None, window: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Causal attention of whole sequences, inside of each document.
 
@@ -40,6 +40,7 @@ def attention(
         q: [B, H, S, D]; k, v: [B, Hkv, S, D].
         kernel: a name of ``primitives.PRIMITIVES``.
         documents: see ``documents.table``; None is one document per sequence.
+        window: tokens that a query sees, itself and those before; 0 is all of them.
 
     Returns:
         output [B, H, S, D] (in memory [B, S, H, D]) and its log-sum-exp [B, H, S]; only the output has a gradient.
@@ -47,20 +48,29 @@ def attention(
     Raises:
         ValueError: the documents are not those of these sequences.
     """
-    return detached(through_store(lambda: _forward(q, k, v, kernel, scale, documents)))
+    return detached(through_store(lambda: _forward(q, k, v, kernel, scale, documents, window)))
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None) -> Results:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None, window: int
+) -> Results:
     rows, length = q.shape[0], q.shape[2]
-    if documents is None:
+    narrow = 0 < window < length
+    if documents is None and not narrow:
         return kernels.attend(kernel, q, k, v, scale, [Rectangle(0, length, 0, length, True)])
-    spans = causal_squares(from_table(documents, rows, length), length)
-    out, lse = kernels.attend(kernel, end_to_end(q), end_to_end(k), end_to_end(v), scale, spans)
+    starts = from_table(documents, rows, length)
+    whole = (end_to_end(q), end_to_end(k), end_to_end(v), scale)
+    if narrow:
+        out, lse = windows.attend(kernel, *whole, windows.band(starts, length, window))
+    else:
+        out, lse = kernels.attend(kernel, *whole, causal_squares(starts, length))
     return apart(out, rows), apart(lse, rows).contiguous()
 
 
 @attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None) -> tuple[Tensor, Tensor]:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, kernel: str, scale: float, documents: Tensor | None, window: int = 0
+) -> tuple[Tensor, Tensor]:
     return fake_result(q)
 
 
@@ -75,15 +85,20 @@ def attention_backward(
     documents: Tensor | None,
     kernel: str,
     scale: float,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`attention` by q, k and v."""
     rows, length = q.shape[0], q.shape[2]
-    if documents is None:
+    narrow = 0 < window < length
+    if documents is None and not narrow:
         whole = [Rectangle(0, length, 0, length, True)]
         return kernels.attend_backward(kernel, dout, q, k, v, out, lse, scale, whole)
-    spans = causal_squares(from_table(documents, rows, length), length)
-    inputs = (end_to_end(dout), end_to_end(q), end_to_end(k), end_to_end(v))
-    dq, dk, dv = kernels.attend_backward(kernel, *inputs, end_to_end(out), joined(lse), scale, spans)
+    starts = from_table(documents, rows, length)
+    inputs = (end_to_end(dout), end_to_end(q), end_to_end(k), end_to_end(v), end_to_end(out), joined(lse))
+    if narrow:
+        dq, dk, dv = windows.attend_backward(kernel, *inputs, scale, windows.band(starts, length, window))
+    else:
+        dq, dk, dv = kernels.attend_backward(kernel, *inputs, scale, causal_squares(starts, length))
     return apart(dq, rows), apart(dk, rows), apart(dv, rows)
 
 
@@ -98,18 +113,20 @@ def _(
     documents: Tensor | None,
     kernel: str,
     scale: float,
+    window: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return seq_major(q), seq_major(k), seq_major(v)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, ctx.kernel, ctx.scale, documents = inputs
+    q, k, v, ctx.kernel, ctx.scale, documents, ctx.window = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(q, k, v, *output, documents)
 
 
 def _backward(ctx: Any, dout: Tensor, _dlse: Tensor) -> tuple[Tensor | None, ...]:
-    return *attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale), None, None, None
+    gradients = attention_backward(dout, *ctx.saved_tensors, ctx.kernel, ctx.scale, ctx.window)
+    return *gradients, None, None, None, None
 
 
 attention.register_autograd(_backward, setup_context=_save)
@@ -136,8 +153,8 @@ def fake_result(q: Tensor) -> tuple[Tensor, Tensor]:
 def local_attend(kernel: str) -> Attend:
     """Attention of whole sequences on this rank; `kernel` is a name of our config."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None) -> Tensor:
-        return attention(q, k, v, primitive_for(kernel, q.device.type, q.dtype), scale, documents)[0]
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None, window: int) -> Tensor:
+        return attention(q, k, v, primitive_for(kernel, q.device.type, q.dtype), scale, documents, window)[0]
 
     return attend
 
@@ -154,6 +171,7 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
         scaling: float | None = None,
         dropout: float = 0.0,
         documents: Documents | Tensor | None = None,
+        sliding_window: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         """Causal attention inside each document, without a mask tensor.
@@ -162,6 +180,7 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
             query: [batch, heads, tokens, head_dim], rotated.
             key, value: [batch, kv_heads, tokens, head_dim].
             documents: per sequence, where its documents start, best as a table; None is one document.
+            sliding_window: tokens that a query of this layer sees, itself and those before; None is all.
 
         Returns:
             [batch, tokens, heads, head_dim] and None (no attention weights).
@@ -173,19 +192,18 @@ def attention_function(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         if documents is not None and not isinstance(documents, Tensor):
             documents = table(documents)
-        return attend(query, key, value, float(scale), documents).transpose(1, 2).contiguous(), None
+        out = attend(query, key, value, float(scale), documents, sliding_window or 0)
+        return out.transpose(1, 2).contiguous(), None
 
     return causal_attention
 
 
 def refuse_ignored(query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]) -> None:
     """Raise a ValueError that names what was given and would not be applied."""
-    window = kwargs.get("sliding_window")
     ignored = {
         "a mask": mask is not None,
         "a softcap": kwargs.get("softcap") is not None,
         "attention sinks": kwargs.get("s_aux") is not None,
-        f"a sliding window of {window} tokens": isinstance(window, int) and window < key.shape[2],
         "cached keys": query.shape[2] != key.shape[2],
         f"dropout {dropout}": dropout > 0,
     }

@@ -8,6 +8,7 @@ GPU really computes, recomputation included, is :func:`hardware_work`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,14 +46,27 @@ def matmul_parameters(model: nn.Module) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
 
 
-def flops_per_token(num_matmul: int, num_layers: int, attention_width: int, seq_len: float) -> float:
+def flops_per_token(
+    num_matmul: int, num_layers: int, attention_width: int, seq_len: float, windows: Sequence[int] = ()
+) -> float:
     """Training FLOPs per token.
 
     Args:
         attention_width: query heads * head_dim.
         seq_len: tokens of the sequence; where attention stays inside of documents, :func:`squared_lengths` per token.
+        windows: of the layers that have one, or of all with 0 for none, ``local.windows``.
     """
-    return 6.0 * num_matmul + 6.0 * num_layers * attention_width * seq_len
+    return 6.0 * num_matmul + 6.0 * attention_width * _seen(num_layers, seq_len, windows)
+
+
+def _seen(num_layers: int, seq_len: float, windows: Sequence[int]) -> float:
+    """Twice the pairs of a query and a key per token, over all layers: `seq_len` for each one without a window.
+
+    A window of w leaves w for a token, and less for the first w: w - w^2 / (2 seq_len). For documents of different
+    lengths that is the value at their mean, as :func:`squared_lengths` has it.
+    """
+    narrow = [w for w in windows if 0 < w < seq_len]
+    return (num_layers - len(narrow)) * seq_len + sum(2.0 * w - w * w / seq_len for w in narrow)
 
 
 def squared_lengths(documents: Documents | None, rows: int, length: int) -> int:
@@ -77,15 +91,22 @@ class Work:
 
 
 def hardware_work(
-    num_matmul: int, num_recomputed: int, num_layers: int, attention_width: int, seq_len: int, attention_again: bool
+    num_matmul: int,
+    num_recomputed: int,
+    num_layers: int,
+    attention_width: int,
+    seq_len: int,
+    attention_again: bool,
+    windows: Sequence[int] = (),
 ) -> Work:
     """Training FLOPs per token with recomputation; the backward of attention is 2.5 forwards, as it makes QK' again.
 
     Args:
         num_recomputed: those of the `num_matmul` weights whose products run a second time in backward.
         attention_again: whether attention's forward does too.
+        windows: as in :func:`flops_per_token`.
     """
-    attention = 2.0 * num_layers * attention_width * seq_len  # causal half of 4 * width * seq_len, per layer
+    attention = 2.0 * attention_width * _seen(num_layers, seq_len, windows)  # the causal half of 4 * width * seq_len
     return Work(
         linear=6.0 * num_matmul + 2.0 * num_recomputed,
         attention_forward=attention * (2.0 if attention_again else 1.0),

@@ -15,6 +15,7 @@ from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
 from . import attention  # noqa: F401  makes the kernels' names known to transformers
 from .folder import folder_problems
+from .local import with_window
 from .registry import Kernel
 from .weights import WeightFiles, mismatches, parameters_on_meta
 
@@ -82,10 +83,6 @@ def unsupported(config: PretrainedConfig) -> list[str]:
         if value:
             fix = f"set {key} to {'null' if rest == 'no cap' else rest} in its config.json"
             found.append(problem("model.path", f"{key}={value}", f"attention with {rest}", fix))
-    if getattr(config, "sliding_window", None) is not None:
-        fix = "set sliding_window to null in its config.json, as the paper's Mistral runs did"
-        got = f"sliding_window={config.sliding_window}"
-        found.append(problem("model.path", got, "attention over the whole segment", fix))
     return found
 
 
@@ -158,9 +155,14 @@ def streamable(skeleton: PreTrainedModel, weights: str) -> bool:
         return not mismatches(skeleton, files)
 
 
+def run_config(base: PretrainedConfig, rope: RopeConfig) -> PretrainedConfig:
+    """The unscaled base as a stage trains it: its RoPE scaled, its window as asked for."""
+    return with_window(rope_hf.scaled_config(base, rope), rope.sliding_window)
+
+
 def _run_config(base: PretrainedConfig, rope: RopeConfig | None) -> PretrainedConfig:
     transformers_logging.disable_progress_bar()  # one bar per tensor count says nothing and hides our own
-    config = copy.deepcopy(base) if rope is None else rope_hf.scaled_config(base, rope)
+    config = copy.deepcopy(base) if rope is None else run_config(base, rope)
     config.use_cache = False
     config.dtype = torch.float32
     return config

@@ -55,6 +55,15 @@ class Merger:
         total.addcmul_(out.to(total.dtype), (lse - after).exp_().unsqueeze(-1))
         self.lse[:, :, rows] = after
 
+    def add_rows(self, rows: Tensor, out: Tensor, lse: Tensor) -> None:
+        """:meth:`add` for rows that lie apart: `rows` are their places, each once."""
+        part = Merger.__new__(Merger)
+        part.out = self.out.transpose(1, 2).index_select(1, rows).transpose(1, 2)
+        part.lse = self.lse.index_select(2, rows)
+        part.add(slice(None), out, lse)
+        self.out.index_copy_(2, rows, part.out)
+        self.lse.index_copy_(2, rows, part.lse)
+
     def result(self) -> Results:
         """The output in the queries' dtype, and its log-sum-exp."""
         return self.out.to(self.dtype), self.lse

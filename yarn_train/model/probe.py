@@ -17,9 +17,11 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 from .. import remote_code
 from ..config import Config
 from ..errors import problem
+from ..rope.base import FULL
 from .attention import refuse_ignored
 from .availability import width_limits
 from .causal_lm import CausalLM
+from .local import LOCAL
 
 PROBE = "yarn_train_probe"
 DOCUMENTS = ((0, 2),)  # of four tokens
@@ -138,11 +140,8 @@ def mask_problems(cfg: Config, base: PretrainedConfig) -> list[str]:
 
 
 def other_mixers(base: PretrainedConfig) -> list[str]:
-    """Kinds of layers that a config names and that mix tokens by something else than attention to all earlier ones."""
-    kinds = set(getattr(base, "layer_types", None) or []) - {"full_attention"}
-    if getattr(base, "sliding_window", None) is None:
-        kinds.discard("sliding_attention")  # without a window it slides nowhere
-    return sorted(kinds)
+    """Kinds of layers that a config names and that mix tokens by something else than causal attention."""
+    return sorted(set(getattr(base, "layer_types", None) or []) - {FULL, LOCAL})
 
 
 def _not_apart(base: PretrainedConfig) -> str:

@@ -15,13 +15,13 @@ def set_table(model: nn.Module, table: RopeTable) -> None:
     Raises:
         RopeTableError: a rotary module cannot hold it.
     """
-    for name, module in rope_hf.rotary_modules(model):
-        if getattr(module, "rope_type", "default") != "default":
-            raise rope_hf.RopeTableError(f"{name}: its rope type may change the table while it runs")
+    for rotary in rope_hf.extended(model):
+        if rotary.rope_type != "default":
+            raise rope_hf.RopeTableError(f"{rotary.name}: its rope type may change the table while it runs")
         with torch.no_grad():
             for attribute in ("inv_freq", "original_inv_freq"):
-                if isinstance(buffer := getattr(module, attribute, None), torch.Tensor):
+                if isinstance(buffer := rotary.get(attribute), torch.Tensor):
                     buffer.copy_(table.inv_freq)
-        if hasattr(module, "attention_scaling"):
-            module.attention_scaling = table.attention_factor  # type: ignore[assignment]
+        if rotary.get("attention_scaling") is not None:
+            setattr(rotary.module, rotary.prefixed("attention_scaling"), table.attention_factor)
     rope_hf.verify_tables(model, table)

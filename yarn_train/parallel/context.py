@@ -21,6 +21,7 @@ from ..data.batch import IGNORE_INDEX, Batch
 from ..dist.mesh import Mesh, ulysses_size
 from ..errors import problem
 from ..model.attention import Attend, attention, register
+from ..model.local import windows
 from ..model.primitives import primitive_for
 from ..model.probe import other_mixers
 from ..model.registry import Kernel
@@ -96,21 +97,25 @@ def context_problems(parallel: ParallelConfig, config: PretrainedConfig) -> list
         allowed = f"ulysses ranks that divide the model's {heads} query heads: {_divisors(heads)}"
         found.append(problem("parallel", f"ulysses={ulysses}", allowed, fix))
     if kinds := other_mixers(config):
-        allowed = "models whose layers mix tokens by full attention only"
+        allowed = "models whose layers mix tokens by attention only"
         found.append(problem("parallel.context", f"layers of {', '.join(kinds)}", allowed, "set parallel.context=1"))
+    if ulysses < parallel.context and any(windows(config)):
+        got = f"a ring of {parallel.context // ulysses} ranks, and layers with a sliding window"
+        fix = "use parallel.context_method=ulysses, fewer parallel.context ranks, or rope.sliding_window=off"
+        found.append(problem("parallel.context", got, "rings for models that see everything", fix))
     return found
 
 
 def context_attend(kernel: str, layout: Layout, ring: str, ulysses: str) -> Attend:
     """Attention over a shared sequence; `kernel` is a name of our config, `ring` and `ulysses` are group names."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, documents: Tensor | None, window: int) -> Tensor:
         primitive = primitive_for(kernel, q.device.type, q.dtype)
 
         def compute(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if layout.ring > 1:
                 return ring_attention(q, k, v, primitive, scale, documents, ring)[0]
-            return attention(q, k, v, primitive, scale, documents)[0]
+            return attention(q, k, v, primitive, scale, documents, window)[0]
 
         if layout.ulysses == 1:
             return compute(q, k, v)

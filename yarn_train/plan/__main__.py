@@ -18,6 +18,7 @@ from .. import config as schema
 from ..dry_run.kernels import gpu_primitive
 from ..errors import problem
 from ..model.load import DTYPES, is_language_model, unsupported
+from ..model.local import window_problems, with_window
 from ..model.matrices import matrix_problems
 from ..model.probe import attention_problems, mask_problems
 from ..parallel.context import context_problems
@@ -94,11 +95,11 @@ def check_plan(
 def _model_problems(stages: list[Stage], base: PretrainedConfig) -> list[str]:
     found = unsupported(base)
     for stage in stages:
-        found += rope_hf.check_base(base, stage.cfg.rope)
+        found += rope_hf.check_base(base, stage.cfg.rope) + window_problems(base, stage.cfg.rope.sliding_window)
     if not is_language_model(base):  # it has no heads to look at
         return found or [problem("model.path", base.model_type, "causal language models", "use another base")]
     for stage in stages:
-        found += context_problems(stage.cfg.parallel, base)
+        found += context_problems(stage.cfg.parallel, with_window(base, stage.cfg.rope.sliding_window))
         primitive = gpu_primitive(stage.cfg.model.attention, DTYPES[stage.cfg.model.dtype])
         found += attention_problems(base, primitive) + matrix_problems(stage.cfg, base, primitive)
         found += mask_problems(stage.cfg, base)

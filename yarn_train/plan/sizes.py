@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from .. import remote_code
 from ..model import flops
 from ..model.causal_lm import CausalLM
+from ..model.local import windows
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Sizes:
         block: parameters of the largest decoder block.
         matmul: weights that multiply every token; `head` and `mlp` are those of the output head and of all MLPs.
         attention_width: query heads * head_dim.
+        windows: of the layers that have one.
     """
 
     parameters: int
@@ -33,6 +35,7 @@ class Sizes:
     hidden: int
     vocab: int
     attention_width: int
+    windows: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, base: PretrainedConfig) -> Sizes:
@@ -52,4 +55,5 @@ class Sizes:
             hidden=base.hidden_size,
             vocab=head.weight.shape[0],
             attention_width=base.num_attention_heads * flops.head_dim(base),
+            windows=tuple(window for window in windows(base) if window),
         )

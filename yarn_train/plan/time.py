@@ -67,9 +67,11 @@ def step_time(
     tokens = cfg.train.global_batch_size * cfg.data.seq_len / world_size
     again = sizes.matmul - sizes.head if cfg.memory.recompute != "none" else sizes.mlp * cfg.memory.tiled_mlp
     work = hardware_work(
-        sizes.matmul, again, sizes.layers, sizes.attention_width, cfg.data.seq_len, cfg.memory.recompute == "full"
+        *(sizes.matmul, again, sizes.layers, sizes.attention_width, cfg.data.seq_len),
+        cfg.memory.recompute == "full",
+        sizes.windows,
     )
-    model = flops_per_token(sizes.matmul, sizes.layers, sizes.attention_width, cfg.data.seq_len)
+    model = flops_per_token(sizes.matmul, sizes.layers, sizes.attention_width, cfg.data.seq_len, sizes.windows)
     seconds = {name: size / _speed(cfg, name, machine, world_size, gpus_per_node) for name, size in traced.sent.items()}
     exposed = seconds.pop(EXPOSED, 0.0)
     aside = sum(seconds.values())

@@ -16,81 +16,48 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..config import RopeConfig
 from ..errors import ConfigError, problem
+from .base import (
+    FULL,
+    PLAIN_KEYS,
+    SHARED_KEYS,
+    BaseRope,
+    head_dim,
+    nested,
+    not_rope,
+    rope_dict,
+    rope_type,
+    with_rope_dict,
+)
+from .base import base_rope as base_rope
+from .base import pretrained_length as pretrained_length
 from .frequencies import RopeTable, attention_factor, base_frequencies, rope_table
 from .verify import RopeTableError as RopeTableError
+from .verify import extended as extended
 from .verify import rotary_modules as rotary_modules
+from .verify import rotary_tables as rotary_tables
 from .verify import verify_tables as verify_tables
 
-_SHARED_KEYS = {"rope_theta", "partial_rotary_factor"}  # kept from the base whatever the method
-_PLAIN_KEYS = {"rope_type", "type", *_SHARED_KEYS}  # all that an unscaled rope dict may say
 # Architectures whose config.json of transformers 4 spells theta and the rotary share differently.
+_LOCAL_NAMES = {"gemma3_text": "rope_local_base_freq"}  # and theta of its local layers
 _OLD_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct"), "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct")}
-
-
-@dataclass(frozen=True)
-class BaseRope:
-    """What a config says about rope.
-
-    Attributes:
-        theta: the base b.
-        rotary_dim: rotated dimensions per head.
-        original_length: tokens the model was pretrained at, as far as the config tells; None where it does not.
-        scaled: the whole rope dict if it is anything else than plain RoPE, else None.
-    """
-
-    theta: float
-    rotary_dim: int
-    original_length: int | None
-    scaled: dict[str, Any] | None
-
-
-def base_rope(hf_config: Any) -> BaseRope:
-    """Read a config object in the spelling of transformers 5 (``rope_parameters``) or 4 (``rope_scaling``).
-
-    Raises:
-        ConfigError: the model has no RoPE, or a different one for every kind of layer.
-    """
-    reason = _not_rope(hf_config)
-    if reason:
-        raise ConfigError(reason)
-    params = _rope_dict(hf_config)
-    theta = _first(params, hf_config, "rope_theta", "rotary_emb_base")
-    share = _first(params, hf_config, "partial_rotary_factor", "rotary_pct") or 1.0
-    plain = _rope_type(params) == "default" and not set(params) - _PLAIN_KEYS
-    # Phi-3 fills a top-level original length with a default that need not be true, so an unscaled base ignores it.
-    length = _first(params, hf_config, "original_max_position_embeddings")
-    length = getattr(hf_config, "max_position_embeddings", None) if plain else length
-    return BaseRope(float(theta), int(_head_dim(hf_config) * share), length, None if plain else params)
-
-
-def pretrained_length(hf_config: Any) -> int | None:
-    """Tokens a model was pretrained at, of a scaled or an unscaled config; None where neither says it.
-
-    ``linear`` names only its factor; its original length is the extended one divided by it.
-    """
-    base = base_rope(hf_config)
-    if base.original_length is None and base.scaled is not None and _rope_type(base.scaled) == "linear":
-        return round(hf_config.max_position_embeddings / float(base.scaled["factor"]))
-    return base.original_length
 
 
 def check_base(hf_config: Any, rope: RopeConfig) -> list[str]:
     """Every reason why this base cannot be extended as asked, in the house style; empty when there is none."""
-    reason = _not_rope(hf_config)
+    reason = not_rope(hf_config)
     if reason:
         return [reason]
     base, found = base_rope(hf_config), []
     if base.scaled is not None:
-        kind = _rope_type(base.scaled)
+        kind = rope_type(base.scaled)
         length = f"; it was pretrained at {base.original_length} tokens" if base.original_length else ""
-        odd = sorted(set(base.scaled) - _PLAIN_KEYS)
+        odd = sorted(set(base.scaled) - PLAIN_KEYS)
         got = f"a base with rope_type={kind}" + (f" and {', '.join(odd)}" if kind == "default" else "") + length
         fix = "use the unscaled base it was made from; rope.factor is absolute, never on top of another"
         found.append(problem("model.path", got, "a base with unscaled RoPE", fix))
@@ -126,15 +93,17 @@ def scaled_config(hf_config: Any, rope: RopeConfig) -> Any:
     table = table_for(hf_config, rope)
     base = base_rope(hf_config)
     length = _original_length(base, rope)
-    shared = {key: value for key, value in _rope_dict(hf_config).items() if key in _SHARED_KEYS}
+    shared = {key: value for key, value in rope_dict(hf_config).items() if key in SHARED_KEYS}
+    per_layer = nested(getattr(hf_config, "rope_parameters", None) or {})
     for spelling in _spellings(rope, table, base.theta, length):
-        config = copy.deepcopy(hf_config)
-        config.rope_parameters = {**spelling, **shared, "rope_theta": base.theta}
+        if per_layer and spelling.get("truncate") is False:  # transformers looks for it beside the dicts, not in them
+            continue
+        config = with_rope_dict(hf_config, {**spelling, **shared, "rope_theta": base.theta})
         config.max_position_embeddings = round(rope.factor * length)
         if hasattr(config, "original_max_position_embeddings"):  # Phi-3: it overrides the one in the rope dict
             config.original_max_position_embeddings = length
         if hasattr(config, "head_dim") and config.head_dim is None:  # transformers' yarn fails on a null head_dim
-            config.head_dim = _head_dim(config)
+            config.head_dim = head_dim(config)
         if _survives_reload(config):
             return config
     fix = "use a base whose config keeps what its config.json says"
@@ -152,17 +121,37 @@ def write_both_spellings(config_json: Mapping[str, Any]) -> dict[str, Any]:
     """
     written = dict(config_json)
     params = written.get("rope_parameters")
-    if not params or _nested(params):
+    if not params:
         return written
+    if nested(params):
+        return _write_older_per_layer(written, params)
     theta_name, share_name = _OLD_NAMES.get(str(written.get("model_type")), ("rope_theta", "partial_rotary_factor"))
     written["rope_theta"] = written[theta_name] = params["rope_theta"]
     if "partial_rotary_factor" in params:
         written["partial_rotary_factor"] = written[share_name] = params["partial_rotary_factor"]
-    old = {key: value for key, value in params.items() if key not in _PLAIN_KEYS}
-    kind = _rope_type(params)
-    written["rope_scaling"] = None if kind == "default" else {"rope_type": kind, "type": kind, **old}
+    written["rope_scaling"] = _older(params)
+    return written
+
+
+def _older(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``rope_scaling`` for a rope dict."""
+    kind = rope_type(params)
+    if kind == "default":
+        return None
+    old = {"rope_type": kind, "type": kind, **{key: params[key] for key in params if key not in PLAIN_KEYS}}
     if kind == "longrope" and "attention_factor" in params:
-        written["rope_scaling"]["short_mscale"] = written["rope_scaling"]["long_mscale"] = params["attention_factor"]
+        old["short_mscale"] = old["long_mscale"] = params["attention_factor"]
+    return old
+
+
+def _write_older_per_layer(written: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The older spelling where each kind of layer has its RoPE: what it says is meant for those of full attention."""
+    whole = params.get(FULL)
+    if whole:
+        written["rope_theta"], written["rope_scaling"] = whole["rope_theta"], _older(whole)
+    local = params.get("sliding_attention")
+    if local and written.get("model_type") in _LOCAL_NAMES:
+        written[_LOCAL_NAMES[written["model_type"]]] = local["rope_theta"]
     return written
 
 
@@ -173,7 +162,7 @@ def method_of(hf_config: Any) -> tuple[str, float]:
     """
     base = base_rope(hf_config)
     params = base.scaled or {}
-    kind, factor = _rope_type(params), float(params.get("factor") or 1.0)
+    kind, factor = rope_type(params), float(params.get("factor") or 1.0)
     if kind == "longrope":
         if not params.get("factor") and base.original_length:  # Phi-3 leaves it to the two lengths
             factor = hf_config.max_position_embeddings / base.original_length
@@ -256,51 +245,3 @@ def _check_length(derived: int | None, given: int | None) -> list[str]:
         fix = f"use null or {derived}; if the base config is wrong, correct max_position_embeddings there"
         return [problem(key, given, f"{derived}, the max_position_embeddings of the unscaled base", fix)]
     return []
-
-
-def _not_rope(config: Any) -> str | None:
-    """Why this model's positions are not one RoPE read from the config, as a problem; None if they are."""
-    kind = getattr(config, "model_type", type(config).__name__)
-    attention = getattr(config, "attn_config", None)
-    if getattr(config, "alibi", False) or getattr(attention, "alibi", False) or kind == "bloom":
-        got = "ALiBi"
-    elif hasattr(config, "relative_attention_num_buckets"):
-        got = "relative position buckets"
-    elif hasattr(config, "rotary_dim"):
-        got = "rotary tables hard-coded in the model"
-    elif hasattr(config, "text_config"):
-        got = "a composite config"
-    elif not _rope_dict(config) and not hasattr(config, "rope_theta") and not hasattr(config, "rotary_emb_base"):
-        got = "learned or no positions"
-    elif _nested(_rope_dict(config)):
-        got = "one RoPE per kind of layer, which needs one factor per kind"
-    else:
-        return None
-    return problem("model.path", f"{kind}: {got}", "a model with one RoPE for all layers", "use another base")
-
-
-def _nested(params: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Mapping) for value in params.values())
-
-
-def _rope_dict(config: Any) -> dict[str, Any]:
-    """A copy of the rope dict of either spelling; empty for an unscaled config of transformers 4."""
-    params = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return copy.deepcopy(dict(params))
-
-
-def _rope_type(params: Mapping[str, Any]) -> str:
-    return str(params.get("rope_type") or params.get("type") or "default")
-
-
-def _first(params: Mapping[str, Any], config: Any, *names: str) -> Any:
-    """The first value that is set, in the rope dict and then on the config itself, under any of these names."""
-    for holder in (params, vars(config)):
-        for name in names:
-            if holder.get(name) is not None:
-                return holder[name]
-    return None
-
-
-def _head_dim(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -31,6 +31,7 @@ from ..model import flops
 from ..model.backends import cpu_backward
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES, build_model, build_streaming
+from ..model.local import windows
 from ..model.registry import Kernel, choose_kernel
 from ..model.weights import WeightFiles, move_buffers
 from ..parallel.context import ContextParallel
@@ -121,7 +122,9 @@ def build_trainer(
         checkpoints=checkpoints,
         sinks=_sinks(stage, runtime, state.step, stream.epochs(state.samples), outlook.then),
         state=state,
-        flops_per_token=partial(flops.flops_per_token, size.matmul, config.num_hidden_layers, width),
+        flops_per_token=partial(
+            flops.flops_per_token, size.matmul, config.num_hidden_layers, width, windows=windows(config)
+        ),
         peak_flops=flops.peak_flops(runtime.device),
         profile=profile,
         facts=[

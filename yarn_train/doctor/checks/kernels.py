@@ -59,7 +59,7 @@ def largest_error(kernel: str, place: torch.device, dtype: torch.dtype) -> float
     later = torch.ones(SHAPE[2], SHAPE[2], dtype=torch.bool).triu(1)
     wanted = (exact[0] @ exact[1].transpose(2, 3) * scale).masked_fill(later, -torch.inf).softmax(-1) @ exact[2]
     (wanted * weights).sum().backward()
-    out = local_attend(kernel)(tried[0], tried[1], tried[2], scale, None)
+    out = local_attend(kernel)(tried[0], tried[1], tried[2], scale, None, 0)
     (out * weights.to(place, dtype)).sum().backward()
     pairs = [(out, wanted), *((a.grad, b.grad) for a, b in zip(tried, exact, strict=True))]
     errors = [
