@@ -41,6 +41,7 @@ LAYERS = [
     [
         *(
             "rope.hf",
+            "rope.undo",
             "rope.verify",
             "model.loss",
             "model.flops",

@@ -38,6 +38,7 @@ from .eval.frequencies import write_frequencies
 from .eval.job import Job
 from .eval.tasks import run_tasks
 from .eval.variants import variants
+from .model.load import base_scaling
 from .option_rules_eval import reads_documents
 from .plan.check import check_run_fits
 from .plan.disk import check_disk
@@ -237,7 +238,8 @@ def evaluate_run(
     """Evaluate the base, the untrained methods and every stage; then the report (on the main process)."""
     cfg = stages[0].cfg
     length = cfg.rope.original_max_position_embeddings or rope_hf.base_rope(base).original_length or 0
-    chosen = variants(stages, weights)
+    came = base_scaling(cfg) if weights == cfg.model.path else None
+    chosen = variants(stages, weights, came)
     data = on_main(lambda: commits.pin(evaluated(cfg)) if reads_documents(cfg) else evaluated(cfg))
     if runtime.is_main:
         commits.save()

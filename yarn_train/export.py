@@ -24,7 +24,7 @@ from .dist import environment
 from .engine.fsdp2 import PREFIX
 from .errors import CheckpointError, YarnTrainError
 from .model.causal_lm import CausalLM
-from .model.load import DTYPES, build_model, load_config
+from .model.load import DTYPES, build_model, load_base
 from .model.registry import choose_kernel
 from .redact import guard_streams
 from .rope import hf as rope_hf
@@ -77,7 +77,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None = None) -> 
 
 
 def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None:
-    base = load_config(cfg.model.path)
+    base = load_base(cfg)
     kernel = choose_kernel("sdpa", torch.device("cpu"), torch.float32)
     module = CausalLM(build_model(None, base, cfg.rope, kernel)).eval()
     stored = torch.bfloat16 if cfg.optim.state == "bfloat16" else torch.float32

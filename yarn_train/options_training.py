@@ -31,6 +31,17 @@ class ModelConfig:
             *("sdpa_cudnn", "sdpa_flash", "sdpa", "flex", "eager"),
         ),
     )
+    base_rope: str = option(
+        "auto",
+        "a base whose RoPE is scaled already; auto: one of YaRN, PI or our own NTK goes on from its original length, "
+        "any other is refused; undo: llama3, longrope and dynamic are undone too; refuse: none is taken",
+        choices=("auto", "undo", "refuse"),
+    )
+    rope_theta: float | None = option(
+        None,
+        "b of the base before an NTK-aware change of theta, which its config does not tell; null takes its config's",
+        above=1.0,
+    )
     trust_remote_code: bool = option(
         False, "run Python code that lies in the model's own folder or repository; without it such models are refused"
     )

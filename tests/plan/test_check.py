@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig
 
 from yarn_train import config as schema
-from yarn_train.config import Config
+from yarn_train.config import Config, ModelConfig
 from yarn_train.errors import ConfigError
 from yarn_train.plan import check
 from yarn_train.plan.architectures import architecture
@@ -48,7 +48,7 @@ def config(
 
 @pytest.fixture(scope="module")
 def llama() -> LlamaConfig:
-    base, _ = architecture("meta-llama/Llama-2-7b-hf")
+    base, _ = architecture(Config(model=ModelConfig(path="meta-llama/Llama-2-7b-hf")))
     assert isinstance(base, LlamaConfig)
     return base
 
@@ -126,7 +126,7 @@ def test_offloaded_state_must_fit_the_host_however_empty_the_gpu_is(
 ) -> None:
     """Bytes per parameter of Llama 2 70B, whose 8 shards are all on one host."""
     monkeypatch.setattr(check, "available_host_bytes", lambda: 512 * GIB)
-    base, _ = architecture("meta-llama/Llama-2-70b-hf")
+    base, _ = architecture(Config(model=ModelConfig(path="meta-llama/Llama-2-70b-hf")))
     cfg = config(seq_len=2048, engine=engine, offload=offload, state=state)
     need = rf"at least {width * 68_976_648_192 / GIB:.1f} GiB of 512\.0 usable in host memory, for what 8 rank"
     with pytest.raises(ConfigError, match=need):

@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaConfig
 
 from yarn_train import config as schema
-from yarn_train.config import Config
+from yarn_train.config import Config, ModelConfig
 from yarn_train.model import flops
 from yarn_train.plan import ledger as books
 from yarn_train.plan.architectures import KNOWN, architecture
@@ -39,7 +39,7 @@ def config(**sections: dict[str, Any]) -> Config:
 
 @pytest.fixture(scope="module")
 def llama() -> LlamaConfig:
-    base, _ = architecture("meta-llama/Llama-2-7b-hf")
+    base, _ = architecture(Config(model=ModelConfig(path="meta-llama/Llama-2-7b-hf")))
     assert isinstance(base, LlamaConfig)
     return base
 

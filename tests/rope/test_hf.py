@@ -332,8 +332,8 @@ def test_scaled_bases_are_refused(scaling, says):
     base = tiny(rope_parameters={"rope_theta": THETA} | scaling)
     (found,) = hf.check_base(base, RopeConfig())
     assert says in found
-    assert "unscaled base" in found
-    with pytest.raises(ConfigError, match="unscaled base"):
+    assert "allowed: a base with unscaled RoPE" in found
+    with pytest.raises(ConfigError, match="unscaled RoPE"):
         hf.scaled_config(base, RopeConfig())
 
 

@@ -25,7 +25,7 @@ from ..eval.documents import evaluated
 from ..eval.passkey.task import passkey_books
 from ..eval.perplexity.plan import plan as plan_perplexity
 from ..model.folder import find_model
-from ..model.load import is_language_model, load_config
+from ..model.load import base_notes, is_language_model, load_base
 from ..option_rules_eval import reads_documents
 from ..plan.architectures import architecture
 from ..problem_list import ProblemList
@@ -75,7 +75,7 @@ def check_start(raw: Mapping[str, Any], typed: Collection[str], where: Path) -> 
         base: PretrainedConfig | None = None
         broken = ProblemList()
         with broken.collecting():
-            base = architecture(whole.model.path)[0] if dry else load_config(whole.model.path)
+            base = architecture(configs[0])[0] if dry else load_base(configs[0])
         problems.run(lambda: run_problems(stages, base, ranks(whole), [] if dry else None))
         problems.add(broken.lines)
         sound = base if base is not None and is_language_model(base) else None
@@ -95,9 +95,10 @@ def check_start(raw: Mapping[str, Any], typed: Collection[str], where: Path) -> 
         if not problems.lines and not dry and base is not None:
             with problems.collecting():
                 look_for_documents(whole, stages, base, tokenizer)
-    problems.refuse()
-    assert base is not None
-    return Checked(base, tokenizer, weights, remote_code.notes(base, tokenizer))
+        problems.refuse()
+        assert base is not None
+        notes = remote_code.notes(base, tokenizer) + base_notes(configs[0])
+    return Checked(base, tokenizer, weights, notes)
 
 
 def look_for_documents(whole: Config, stages: Sequence[Stage], base: PretrainedConfig, tokenizer: Any) -> None:
@@ -164,7 +165,7 @@ def check_run(
     Raises:
         ConfigError: listing all problems.
     """
-    base = base if base is not None else load_config(stages[0].cfg.model.path)
+    base = base if base is not None else load_base(stages[0].cfg)
     refuse(run_problems(stages, base, world_size or environment.world_size(), absent))
     return base
 

@@ -64,7 +64,7 @@ def dry_run(stages: list[Stage], whole: Config, typed: Mapping[str, str], folder
         return
     runtime.stop()  # of an earlier job of a sweep: ranks that exist in name only make groups of their own
     with files.offline():
-        base, note = _architecture(whole.model.path)
+        base, note = _architecture(whole)
         stages = [dataclasses.replace(stage, cfg=_planned(stage.cfg)) for stage in stages]
         target = Target.of(stages[0].cfg)
         absent: list[str] = []
@@ -95,11 +95,12 @@ def dry_run(stages: list[Stage], whole: Config, typed: Mapping[str, str], folder
     say(*(f"  {line}" for line in commands(whole.launch, list(typed.values()), longest)))
 
 
-def _architecture(path: str) -> tuple[PretrainedConfig, str]:
+def _architecture(cfg: Config) -> tuple[PretrainedConfig, str]:
     """The config of a model and a note on it, without asking the hub."""
     try:
-        return architecture(path)
+        return architecture(cfg)
     except ConfigError:
+        path = cfg.model.path
         if path.startswith((".", "/", "~")) or Path(path).is_dir():
             raise
         allowed = "a folder, or a hub id that this machine's cache has: a dry run does not ask the hub"

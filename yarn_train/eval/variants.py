@@ -32,17 +32,19 @@ class Variant:
         return cls(label, rope.method, ramp, rope.factor, stage, weights, rope)
 
 
-def variants(stages: Sequence[Stage], weights: str | None) -> list[Variant]:
+def variants(stages: Sequence[Stage], weights: str | None, came: RopeConfig | None = None) -> list[Variant]:
     """The base, each method untrained at the first stage's factor, then the model after each stage.
 
     Args:
         weights: what the first stage started from; None (random) leaves the untrained curves out.
+        came: the scaling of a base that was extended already, which its own curve is read with.
     """
     first = stages[0].cfg
     found = []
     if weights is not None and first.eval.baselines:
         plain = dataclasses.replace(first.rope, method="none", factor=1.0, temperature="auto")
-        found.append(Variant.of("base", plain, None, weights))
+        label = "base" if came is None else f"base, {_title(came)}"
+        found.append(Variant.of(label, came or plain, None, weights))
         if first.rope.method != "none":
             found += [_untrained(first.rope, method, ramp, weights) for method, ramp in _baselines()]
     for stage in stages:

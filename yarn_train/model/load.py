@@ -10,12 +10,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from .. import remote_code
-from ..config import RopeConfig
+from ..config import Config, RopeConfig
 from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
+from ..rope.base import FULL
+from ..rope.undo import own_scaling, unscaled
 from . import attention  # noqa: F401  makes the kernels' names known to transformers
 from .folder import folder_problems
-from .local import with_window
+from .local import LOCAL, with_window
 from .registry import Kernel
 from .weights import WeightFiles, mismatches, parameters_on_meta
 
@@ -60,6 +62,27 @@ def load_config(path: str, key: str = "model.path") -> PretrainedConfig:
         raise ConfigError(problem(key, got, "a config.json that transformers can read", fix)) from error
 
 
+def load_base(cfg: Config) -> PretrainedConfig:
+    """The config of model.path as a run takes it: with no RoPE scaling, see :mod:`rope.undo`.
+
+    Raises:
+        ConfigError: as :func:`load_config`, or a scaling that cannot be undone without being told more.
+    """
+    return unscaled(load_config(cfg.model.path), cfg.model, cfg.rope)[0]
+
+
+def base_notes(cfg: Config) -> list[str]:
+    """What :func:`load_base` undid, in words; nothing for a plain base."""
+    told = unscaled(load_config(cfg.model.path), cfg.model, cfg.rope)[1]
+    return [f"base rope: {told}"] if told else []
+
+
+def base_scaling(cfg: Config) -> RopeConfig | None:
+    """The scaling that model.path came with and that was undone, where our options can say it."""
+    config = load_config(cfg.model.path)
+    return own_scaling(config, cfg.rope) if unscaled(config, cfg.model, cfg.rope)[1] else None
+
+
 def is_language_model(config: PretrainedConfig) -> bool:
     """Whether the config has the numbers that every check of a decoder needs; vision and multi-tower ones lack some."""
     return all(
@@ -73,6 +96,10 @@ def unsupported(config: PretrainedConfig) -> list[str]:
     if getattr(config, "quantization_config", None):
         fix = "use the base model that it was quantised from"
         found.append(problem("model.path", "quantised weights (quantization_config)", "weights to train", fix))
+    kinds = {kind for kind in getattr(config, "layer_types", None) or [] if kind.endswith("_attention")}
+    if odd := sorted(kinds - {FULL, LOCAL, "linear_attention"}):
+        allowed = "attention to all earlier tokens, or through a sliding window"
+        found.append(problem("model.path", f"layers of {', '.join(odd)}", allowed, "use another base model"))
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, key, None) not in (None, 1.0):
             found.append(

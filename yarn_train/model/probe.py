@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
 from .. import remote_code
 from ..config import Config
 from ..errors import problem
+from ..rope import hf as rope_hf
 from ..rope.base import FULL
 from .attention import refuse_ignored
 from .availability import width_limits
 from .causal_lm import CausalLM
-from .local import LOCAL
+from .local import LOCAL, windows
 
 PROBE = "yarn_train_probe"
 DOCUMENTS = ((0, 2),)  # of four tokens
@@ -49,11 +52,13 @@ class Probe:
     Attributes:
         blocks: per decoder block, its calls of the attention function.
         convolutions: class names of the blocks that also mix neighbouring tokens by a convolution.
+        rotated: per decoder block, whether a rotary module's cos and sin reach its tensors.
         failure: why the forward did not reach its end, "" if it did; nothing else is known then.
         unknown: whether the failure is that the architecture looks its attention up in a list of its own.
     """
 
     blocks: tuple[tuple[Call, ...], ...] = ()
+    rotated: tuple[bool, ...] = ()
     convolutions: tuple[str, ...] = ()
     failure: str = ""
     unknown: bool = False
@@ -89,6 +94,31 @@ class _Recorder:
         return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
 
 
+class _Rotations(TorchFunctionMode):
+    """Follows cos and sin from rotary modules to the first operation that joins them with anything else."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self._recorder = recorder
+        self._angles: dict[int, Tensor] = {}  # tensors made of cos or sin alone; held, as an id may be used again
+        self.blocks: set[int] = set()  # numbers of the blocks in which they were used
+
+    def made(self, _module: nn.Module, _arguments: object, output: Any) -> None:
+        """A rotary module gave `output`; a forward hook."""
+        for tensor in _tensors(output):
+            self._angles[id(tensor)] = tensor
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = _tensors((args, kwargs))
+        own = [tensor for tensor in given if id(tensor) in self._angles]
+        if own and len(own) < len(given):
+            self.blocks.add(len(self._recorder.blocks) - 1)
+        elif own:
+            self.made(nn.Identity(), (), result)
+        return result
+
+
 def probe(base: PretrainedConfig) -> Probe:
     """Run every block of `base` on four tokens that have no memory; tenths of a second. `base` is not touched."""
     recorder = _Recorder()
@@ -99,13 +129,17 @@ def probe(base: PretrainedConfig) -> Probe:
         for block in blocks:
             block.register_forward_pre_hook(recorder.enter)
         ids = torch.zeros(1, 4, dtype=torch.int64, device="meta")
-        with torch.no_grad():
+        rotations = _Rotations(recorder)
+        for name in {rotary.name for rotary in rope_hf.rotary_tables(module)}:
+            module.get_submodule(name).register_forward_hook(rotations.made)
+        with torch.no_grad(), rotations:
             module(ids, ids, None, DOCUMENTS)
     except Exception as error:  # what an architecture's own code raises without memory can be anything
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         return Probe(failure=why, unknown=isinstance(error, KeyError) and PROBE in error.args)
     convolved = {type(block).__name__ for block in blocks if any(isinstance(m, nn.Conv1d) for m in block.modules())}
-    return Probe(tuple(map(tuple, recorder.blocks)), tuple(sorted(convolved)))
+    turned = tuple(number in rotations.blocks for number in range(len(blocks)))
+    return Probe(tuple(map(tuple, recorder.blocks)), turned, tuple(sorted(convolved)))
 
 
 def attention_problems(base: PretrainedConfig, primitive: str | None = None) -> list[str]:
@@ -124,6 +158,7 @@ def attention_problems(base: PretrainedConfig, primitive: str | None = None) -> 
     calls = [call for block in seen.blocks for call in block]
     given = sorted({call.ignored for call in calls} - {""})
     found = [problem("model.path", base.model_type, "plain causal attention", error) for error in given]
+    found += _position_problems(base, seen)
     return found + [line for widths in sorted({c.widths for c in calls}) for line in _width_problems(widths, primitive)]
 
 
@@ -157,6 +192,22 @@ def _not_apart(base: PretrainedConfig) -> str:
         return f"convolutions in {', '.join(seen.convolutions)}"
     deaf = sum(not calls or not all(call.documents for call in calls) for calls in seen.blocks)
     return f"documents do not reach the attention of {deaf} of {len(seen.blocks)} blocks" if deaf else ""
+
+
+def _position_problems(base: PretrainedConfig, seen: Probe) -> list[str]:
+    """Layers that see everything must be the ones that RoPE turns: only there does a longer distance exist."""
+    if seen.failure or len(seen.rotated) != base.num_hidden_layers:
+        return []
+    spans = windows(base)
+    whole = [turned for turned, span in zip(seen.rotated, spans, strict=True) if not span] or seen.rotated
+    if any(whole):
+        return []
+    got = f"{base.model_type}: no RoPE in the layers that see the whole sequence"
+    return [problem("model.path", got, "models that RoPE gives their long distances", "use another base model")]
+
+
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
 def _width_problems(widths: tuple[int, int, int], primitive: str | None) -> list[str]:

@@ -83,7 +83,7 @@ def check_plan(
     stages, problems = examine(raw, run_folder, typed)
     model = stages[0].cfg.model
     with problems.collecting(), remote_code.allowed(model.trust_remote_code):
-        base, note = architecture(model.path)
+        base, note = architecture(stages[0].cfg)
         problems.add(_model_problems(stages, base))
     for stage in stages:
         with problems.collecting():

@@ -9,7 +9,9 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, MistralConfig, PretrainedConfig
 
+from ..config import Config
 from ..model.load import load_config
+from ..rope.undo import unscaled
 
 _LLAMA2 = {"vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 _LLAMA2_7B = {
@@ -54,14 +56,15 @@ KNOWN: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 }
 
 
-def architecture(path: str) -> tuple[PretrainedConfig, str]:
-    """The config of a folder or hub id, and a line for the user where it is not the hub's own ("" otherwise).
+def architecture(cfg: Config) -> tuple[PretrainedConfig, str]:
+    """The config of model.path without its RoPE scaling, and a line for the user on where it comes from ("" mostly).
 
     Raises:
         ConfigError: nothing readable at `path`.
     """
+    path = cfg.model.path
     if path not in KNOWN:
-        return load_config(path), ""
+        return unscaled(load_config(path), cfg.model, cfg.rope)[0], ""
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False), ""
     except (OSError, ValueError):

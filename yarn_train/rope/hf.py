@@ -59,7 +59,8 @@ def check_base(hf_config: Any, rope: RopeConfig) -> list[str]:
         length = f"; it was pretrained at {base.original_length} tokens" if base.original_length else ""
         odd = sorted(set(base.scaled) - PLAIN_KEYS)
         got = f"a base with rope_type={kind}" + (f" and {', '.join(odd)}" if kind == "default" else "") + length
-        fix = "use the unscaled base it was made from; rope.factor is absolute, never on top of another"
+        fix = "set model.base_rope=undo to drop that scaling, or use the base it was made from: factors are absolute"
+        fix = "use another base" if kind == "default" else fix
         found.append(problem("model.path", got, "a base with unscaled RoPE", fix))
     if base.rotary_dim < 2 or base.rotary_dim % 2:
         got = f"{base.rotary_dim} rotary dimensions per head"

@@ -35,7 +35,7 @@ def head_rows(folder: Path, lines: Sequence[str]) -> tuple[list[Row], list[str]]
     rows, events = [Row("run folder", str(folder))], []
     for line in lines:
         label, _, text = line.partition(": ")
-        if label in ("memory", "disk"):
+        if label in ("memory", "disk", "base rope"):
             rows.append(Row(label, text))
         else:
             events.append(line)

@@ -34,7 +34,7 @@ def run_bytes(options: Mapping[str, Any], folder: str) -> float:
     """
     stages = resolve(options, Path(folder))
     unfinished = [stage for stage in stages if not stage.finished]
-    return run_room(unfinished, architecture(stages[0].cfg.model.path)[0], Path(folder)).needed
+    return run_room(unfinished, architecture(stages[0].cfg)[0], Path(folder)).needed
 
 
 def fit(options: Mapping[str, Any]) -> list[Finding]:
@@ -46,7 +46,7 @@ def fit(options: Mapping[str, Any]) -> list[Finding]:
     try:
         for cfg in configs:
             schema.validate(cfg, ranks)
-        line = check_run_fits(configs, architecture(configs[0].model.path)[0], device(), ranks, ranks)
+        line = check_run_fits(configs, architecture(configs[0])[0], device(), ranks, ranks)
     except ConfigError as error:
         got, _, fix = error.problems[0].partition("; fix: ")
         return [Finding(FAIL, "experiment", got, means, fix)]
