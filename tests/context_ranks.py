@@ -44,14 +44,14 @@ def context(ring: int, ulysses: int) -> ContextParallel | None:
     return ContextParallel(Mesh(mesh, mesh)) if dist.get_rank() < ranks.numel() else None
 
 
-def attend(name: str, documents: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(name: str, documents: Any, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, S, H, D] through the function registered with transformers."""
     function = AttentionInterface._global_mapping[name]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    return function(nn.Module(), q, k, v, None, scaling=0.4, documents=documents)[0]
+    return function(nn.Module(), q, k, v, None, scaling=0.4, documents=documents, sliding_window=window)[0]
 
 
-def dense(documents: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def dense(documents: Any, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The explicit softmax in float64, [B, S, H, D]."""
     groups, tokens = q.shape[2] // k.shape[2], q.shape[1]
     k, v = (t.repeat_interleave(groups, dim=2) for t in (k, v))
@@ -60,6 +60,7 @@ def dense(documents: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         row[list(starts)] = 1
     number = number.cumsum(1)
     hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1) | (number[:, None, :, None] != number[:, None, None])
+    hidden = hidden | torch.ones(tokens, tokens, dtype=torch.bool).tril(-(window or tokens))
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * 0.4
     return torch.einsum("bhqk,bkhd->bqhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
 
@@ -69,7 +70,12 @@ def relative(got: Tensor, right: Tensor) -> float:
 
 
 def attention_errors(
-    part: ContextParallel, heads: int, kv_heads: int, documents: Any, dtype: torch.dtype = torch.float32
+    part: ContextParallel,
+    heads: int,
+    kv_heads: int,
+    documents: Any,
+    dtype: torch.dtype = torch.float32,
+    window: int | None = None,
 ) -> list[float]:
     """Relative errors of the output and of the gradients of q, k and v."""
     g = torch.Generator().manual_seed(0)
@@ -78,7 +84,7 @@ def attention_errors(
     upstream = torch.randn(2, padded, heads, 8, generator=g).to(dtype)
     upstream[:, LENGTH:] = 0
     leaves = [t[:, :LENGTH].double().requires_grad_() for t in whole]
-    right = dense(documents, *leaves)
+    right = dense(documents, window, *leaves)
     rights = [right, *torch.autograd.grad(right, leaves, upstream[:, :LENGTH].double())]
 
     held = part.layout.positions(padded, part.mesh.context_rank)
@@ -86,7 +92,7 @@ def attention_errors(
     if documents is not None and padded > LENGTH:
         documents = tuple((*starts, LENGTH) for starts in documents)
     mine = [t[:, held].clone().requires_grad_() for t in whole]
-    out = attend(kernel.implementation, documents, *mine)
+    out = attend(kernel.implementation, documents, window, *mine)
     got = [out, *torch.autograd.grad(out, mine, upstream[:, held])]
     return [relative(part.gather(x, LENGTH), y) for x, y in zip(got, rights, strict=True)]
 
@@ -200,6 +206,9 @@ def cases() -> Iterator[tuple[str, float]]:
             found = attention_errors(part, heads, kv_heads, documents)
             for what, error in zip(("output", "dq", "dk", "dv"), found, strict=True):
                 yield f"attention: {name}, {title}: {what}", error
+            narrow = attention_errors(part, heads, kv_heads, documents, window=7) if ring == 1 else []
+            for what, error in zip(("output", "dq", "dk", "dv"), narrow, strict=ring == 1):
+                yield f"window: {name}, {title}: {what}", error
         # half of the labels ignored leaves the first Ulysses rank without any
         runs = (
             ("one document", None, 20, ("attention",)),

@@ -14,6 +14,8 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, LlamaForCausalLM, 
 
 MODEL = "Model folder"
 FROM = "run.init_from"
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}
+LLAMA3 |= {"original_max_position_embeddings": 8}
 
 
 def bad(title: str, spoil: Callable[[Place], object], *words: str) -> Bad:
@@ -128,7 +130,9 @@ CASES = [
     bad("quantised weights", config(quantization_config={"quant_method": "gptq", "bits": 4})),
     bad("config.json: more key-value heads than divide the heads", config(num_key_value_heads=3)),
     bad("config.json: an odd width of heads", config(head_dim=7)),
-    bad("config.json: RoPE that is scaled already", config(rope_parameters={"rope_type": "linear", "factor": 2.0})),
+    bad("config.json: RoPE that is scaled in another way already", config(rope_parameters=LLAMA3)),
+    bad("config.json: YaRN without its original length", config(rope_parameters={"rope_type": "yarn", "factor": 2.0})),
+    bad("config.json: layers that attend in chunks", config(layer_types=["chunked_attention"] * 2)),
     bad("config.json: a sliding window", config(model_type="mistral", sliding_window=16)),
     bad("no language model", other(ViTConfig)),
     bad("a model that reads both ways", other(BertConfig)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from yarn_train.model import flops
 from yarn_train.model.causal_lm import CausalLM
@@ -45,6 +45,15 @@ def test_a_step_counted_by_hand() -> None:
     squares = flops.squared_lengths(((0, 1, 3),), 1, 6)
     assert squares == 14
     assert 6 * flops.flops_per_token(matmul, 2, 8, squares / 6) == pytest.approx(37_440 + 1_344, rel=1e-12)
+
+
+def test_a_token_counts_the_experts_it_is_sent_to() -> None:
+    """As above with 2 of 4 experts of the same MLP: (192 + 2 x 288) x 2 layers + 80."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "vocab_size": 10}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    module = CausalLM(MixtralForCausalLM(MixtralConfig(**sizes, **heads, **experts)))
+    assert flops.matmul_parameters(module) == (192 + 2 * 288) * 2 + 80
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 8), (4, 2, 8), (4, 2, 16)])

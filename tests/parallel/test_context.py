@@ -33,7 +33,8 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
 def test_four_ranks_equal_one(errors: dict[str, list[float]]) -> None:
     """Attention and its gradients; losses, parameter gradients and logits under recomputation policies; FSDP2."""
     attention, model = (len(context_ranks.LAYOUTS) * n for n in (3 * 4, 4 + 6))
-    assert len(errors) == attention + model + 1 + 4 + 2
+    windows = sum(ring == 1 for ring, *_ in context_ranks.LAYOUTS.values()) * 3 * 4
+    assert len(errors) == attention + windows + model + 1 + 4 + 2
     for name, found in errors.items():
         tolerance = 1e-2 if name.startswith("bfloat16") else 1e-5
         assert len(found) >= 3, name

@@ -42,8 +42,17 @@ PART = "MIG"  # in the name of a slice of a GPU, which reaches a part of the who
 
 
 def matmul_parameters(model: nn.Module) -> int:
-    """Weights that take part in a matrix product with every token: those of all linear layers, head included."""
-    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    """Weights that multiply every token: those of all linear layers, head included, and of the experts it meets."""
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)) + _expert_parameters(model)
+
+
+def _expert_parameters(model: nn.Module) -> int:
+    """Of experts, whose weights transformers keep as [experts, out, in], those that one token is sent to."""
+    configs = (m.config for m in model.modules() if hasattr(m, "config"))
+    chosen = next((n for c in configs if (n := getattr(c, "num_experts_per_tok", None))), 0)
+    owners = (m for m in model.modules() if type(m).__name__.endswith("Experts"))
+    stacks = (p for m in owners for p in m.parameters(recurse=False) if p.dim() == 3)
+    return sum(p.numel() // p.shape[0] * min(chosen, p.shape[0]) for p in stacks)
 
 
 def flops_per_token(

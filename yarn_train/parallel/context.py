@@ -114,6 +114,8 @@ def context_attend(kernel: str, layout: Layout, ring: str, ulysses: str) -> Atte
 
         def compute(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if layout.ring > 1:
+                if window > 0:
+                    raise ValueError("a ring does not apply sliding windows; see context_problems")
                 return ring_attention(q, k, v, primitive, scale, documents, ring)[0]
             return attention(q, k, v, primitive, scale, documents, window)[0]
 
