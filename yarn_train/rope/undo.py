@@ -42,8 +42,6 @@ def unscaled(config: Any, model: ModelConfig, rope: RopeConfig) -> tuple[Any, st
     shared = {key: value for key, value in params.items() if key in SHARED_KEYS}
     changed = with_rope_dict(config, {"rope_type": "default", **shared, "rope_theta": theta})
     changed.max_position_embeddings = length
-    if hasattr(changed, "original_max_position_embeddings"):
-        changed.original_max_position_embeddings = length
     return changed, _told(config, base, kind, theta, length)
 
 
