@@ -53,7 +53,7 @@ LAYERS = [
         *("model.primitives", "model.varlen", "model.documents", "model.backends"),
         *("model.availability", "model.registry"),
     ],
-    ["model.weights"],
+    ["model.weights", "interop"],
     [
         "optim.adamw",
         "optim.host_moments",
