@@ -135,6 +135,8 @@ def test_gemma_3_keeps_its_two_bases() -> None:
         assert (layers["full_attention"].theta, layers["sliding_attention"].theta) == (1e6, 1e4), name
         assert (layers["full_attention"].factor, layers["sliding_attention"].factor) == (8.0, 1.0), name
         assert rows[name].difference == 0.0
+    assert list(rows["TensorRT-LLM"].reading.layers) == ["full_attention"]  # it says nothing of the others
+    assert rows["TensorRT-LLM"].difference == 0.0
 
 
 def test_what_is_legal_but_not_read_by_all_is_a_note() -> None:

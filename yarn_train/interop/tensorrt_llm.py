@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import tables
-from .given import Given
+from .given import GEMMA3, Given
 from .reading import Layer, Reading, Refused, factors, number, reading
 
 NAME = "TensorRT-LLM"
@@ -31,8 +31,9 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     notes: list[str] = []
     flat = given.parameters
     nested = next((v for v in (flat.get("full_attention"), *flat.values()) if isinstance(v, Mapping)), None)
-    if nested is not None:
-        flat = dict(nested)
+    mixed = nested is not None or given.model_type in GEMMA3
+    if mixed:
+        flat = flat if nested is None else dict(nested)
         notes.append("layers of full attention only; what it does in the others is not verified")
     theta = number({"rope_theta": flat.get("rope_theta", given.top_theta)}, "rope_theta", given.default_theta)
     share = number({"share": flat.get("partial_rotary_factor", given.top_share)}, "share", 1.0)
@@ -40,7 +41,7 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     if flat and not given.scaling and ({"factor", "long_factor"} & set(flat)):
         notes.append("takes no scaling from rope_parameters (not verified under transformers 5)")
     layer = _layer(given.scaling, given, flat, dim, theta, notes)
-    return {"all" if nested is None else "full_attention": layer}, given.max_length, notes
+    return {"full_attention" if mixed else "all": layer}, given.max_length, notes
 
 
 def _layer(
