@@ -174,3 +174,14 @@ def test_half_a_command_line_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         export.main(arguments)
     assert stopped.value.code == 2
+
+
+ODD = [0, -1, "x", [], {}, [1.0, "a"], float("inf"), float("nan"), {"rope_type": "yarn", "factor": 4.0}]
+
+
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic", "llama3", "longrope"])
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_values_make_refusals_and_no_traceback(kind: str, odd: Any) -> None:
+    for key in ("factor", "original_max_position_embeddings", "beta_fast", "rope_theta", "partial_rotary_factor"):
+        rope = {**YARN, "rope_type": kind, key: odd}
+        assert len(judge(from_config(config(rope=rope, rope_parameters=rope, **{key: odd}))).rows) >= 7

@@ -58,7 +58,7 @@ def theta_spelling(given: Given) -> Iterator[Finding]:
             yield Finding("theta_missing", "no rope_theta", meant, "write rope_theta")
     elif given.parameters and inner is None:
         fix = "copy rope_theta into rope_parameters"
-        yield Finding("theta_only_at_top_level", f"rope_theta {top:g}", "in rope_parameters as well", fix)
+        yield Finding("theta_only_at_top_level", f"rope_theta {top}", "in rope_parameters as well", fix)
     elif top is None and inner != given.default_theta:
         meant = f"at the top level as well: transformers 4 takes {given.default_theta:g}"
         yield Finding("theta_only_in_rope_parameters", f"rope_theta {inner}", meant, "copy rope_theta to the top level")
@@ -123,7 +123,7 @@ def factor(given: Given, params: Mapping[str, Any], kind: str, where: str) -> It
         if kind in ("linear", "dynamic", "yarn", "llama3"):
             meant = "max_position_embeddings / original length"
             yield Finding("factor_missing", f"no factor{where}", meant, "write factor")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif _number(value) is None:
         yield Finding("factor_not_a_number", f"factor {value!r}{where}", "a number", "write it without quotes")
     elif value < 1:
         yield Finding(
@@ -237,7 +237,8 @@ def tokenizer_too_short(given: Given) -> Iterator[Finding]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
 
 
 SPELLING: tuple[Callable[[Given], Iterator[Finding]], ...] = (theta_spelling, spelling)

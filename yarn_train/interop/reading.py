@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +67,10 @@ def reading(reader: str, given: Given, rule: Rule) -> Reading:
         layers, length, notes = rule(given)
     except Refused as refused:
         return Reading(reader, refuses=str(refused))
-    except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
+    except (ArithmeticError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         return Reading(reader, refuses=f"cannot compute: {error}")
+    if any(not len(layer.inv_freq) for layer in layers.values()):
+        return Reading(reader, refuses="no dimension is rotated")
     return Reading(reader, layers, length, tuple(notes))
 
 
@@ -82,7 +85,7 @@ def number(params: Mapping[str, Any], key: str, default: float | None = None) ->
         if default is None:
             raise Refused(f"{key} is missing")
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise Refused(f"{key} is {value!r}, not a number")
     return float(value)
 
