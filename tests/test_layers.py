@@ -54,7 +54,7 @@ LAYERS = [
         *("model.primitives", "model.varlen", "model.documents", "model.windows", "model.local", "model.backends"),
         *("model.availability", "model.registry"),
     ],
-    ["model.weights"],
+    ["model.weights", "interop"],
     [
         "optim.adamw",
         "optim.host_moments",

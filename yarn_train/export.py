@@ -2,11 +2,16 @@
 
 CHECKPOINT is a ``step_…`` folder, or a stage folder (its newest intact checkpoint). Works without the other ranks:
 sharded tensors are read into one complete copy in host memory.
+
+``python -m yarn_train.export --check FOLDER`` writes nothing: it judges any Hugging Face folder, or its config.json,
+by what transformers 4 and 5, vLLM, SGLang, llama.cpp and TensorRT-LLM would each compute from it. Exit status 0: no
+fault, 1: faults, 2: it cannot be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +28,7 @@ from .data.tokenize import load_tokenizer
 from .dist import environment
 from .engine.fsdp2 import PREFIX
 from .errors import CheckpointError, YarnTrainError
+from .interop import given, judge, show
 from .model.causal_lm import CausalLM
 from .model.load import DTYPES, build_model, load_base
 from .model.registry import choose_kernel
@@ -33,11 +39,22 @@ from .rope import hf as rope_hf
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, export, say what was checked; exit status 2 for anything a user can fix."""
     parser = argparse.ArgumentParser(prog="python -m yarn_train.export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="step_… folder, or a stage folder: its newest intact one")
-    parser.add_argument("out", type=Path, help="Hugging Face folder to write; must not exist")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help="step_… folder, or a stage folder: its newest intact one"
+    )
+    parser.add_argument("out", type=Path, nargs="?", help="Hugging Face folder to write; must not exist")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="dtype of the weights (default: the run's own)")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="judge this Hugging Face folder; writes nothing")
+    parser.add_argument("--json", action="store_true", help="with --check: the judgement as JSON, frequencies included")
     options = parser.parse_args(arguments)
+    named = [options.checkpoint, options.out]
+    if options.check is not None and (any(named) or options.dtype):
+        parser.error("--check takes a folder and nothing else to export")
+    if options.check is None and (not all(named) or options.json):
+        parser.error("name CHECKPOINT and OUT, or --check FOLDER (with --json if you like)")
     try:
+        if options.check is not None:
+            return check(options.check, options.json)
         checkpoint = find_checkpoint(options.checkpoint)
         if options.out.exists():
             raise CheckpointError(f"{options.out} exists; name a folder that does not, nothing is overwritten")
@@ -47,6 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"exported {checkpoint} to {options.out}: same weights, RoPE table and logits in plain transformers")
     return 0
+
+
+def check(folder: Path, as_json: bool = False, say: Callable[[str], None] = print) -> int:
+    """Judge a Hugging Face folder or config.json; 1 if there are faults, else 0.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    found = judge.judge(given.load(folder))
+    for line in [json.dumps(judge.as_data(found), indent=1)] if as_json else show.lines(found):
+        say(line)
+    return 1 if found.faults else 0
 
 
 def find_checkpoint(path: Path, say: Callable[[str], None] = print) -> Path:
