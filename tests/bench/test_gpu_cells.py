@@ -191,6 +191,9 @@ def test_errors_have_their_status() -> None:
     assert of_error(host.value)[0] == MEMORY
     assert of_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))[0] == MEMORY
     assert of_error(MemoryError())[0] == MEMORY
+    for library in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"):
+        assert of_error(RuntimeError(f"CUDA error: {library} when calling `cublasCreate(handle)`"))[0] == MEMORY
+    assert of_error(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))[0] == FAILED
     assert of_error(Missing("flash-attn is not installed")) == (MISSING, "flash-attn is not installed")
     assert of_error(ModuleNotFoundError("No module named 'x'"))[0] == MISSING
     assert of_error(TimeoutError("late"))[0] == TIME
