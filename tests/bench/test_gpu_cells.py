@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import wait_for
 from support import ROOT, child_env
 
 from bench.gpu.__main__ import run_all, search, select
@@ -219,9 +220,7 @@ def test_no_cell_outlives_the_command(tmp_path: Path, number: signal.Signals) ->
     arguments = [sys.executable, "-c", COMMAND, str(tmp_path / "cell.log"), CELL_AT_WORK]
     command = subprocess.Popen(arguments, cwd=ROOT, env=child_env(), stderr=subprocess.DEVNULL)
     told = tmp_path / "cell.answer.told"
-    until = time.time() + 30
-    while not told.exists() and time.time() < until:
-        time.sleep(0.02)
+    wait_for(told.exists, 60.0)
     pid, session, group = map(int, told.read_text().split())
     assert (session, group) == (os.getsid(0), pid), "a group of its own in the session of the command"
     command.send_signal(number)
