@@ -21,10 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.gpu import report
-from bench.gpu.cells import Cell, catalogue, probe_cell
+from bench.gpu.cells import TRAINED, Cell, catalogue, probe_cell
 from bench.gpu.outcome import OK, STATUSES
-from bench.gpu.runner import Cells, Row
+from bench.gpu.runner import Cells, Row, leave_on_signals
 from bench.gpu.search import longest, predicted
+from bench.gpu.shapes import kept_bytes, layer_state_bytes
 from yarn_train.dist import nvidia_smi
 
 
@@ -45,6 +46,7 @@ def main() -> None:
             print(f"{cell.name:40} {row['status'] if row else 'to run'}")
         return
     if not given.report:
+        leave_on_signals()
         run_all(cells, everything, chosen, again)
     print(report.write(folder, everything))
 
@@ -102,6 +104,9 @@ def search(cells: Cells, cell: Cell, again: set[str]) -> Row:
         return row
 
     found = longest(cell.spec["start"], cell.spec["most"], probe)
+    row_of, whole = cell.spec["row"], cell.spec["whole"]
+    size = TRAINED[row_of][0] if row_of in TRAINED else row_of
+    guess = predicted(seen, layer_state_bytes(whole) - layer_state_bytes(size), kept_bytes(whole))
     row = {
         "name": cell.name,
         "kind": cell.kind,
@@ -111,7 +116,7 @@ def search(cells: Cells, cell: Cell, again: set[str]) -> Row:
         "reason": f"{found.fails:,} tokens: {found.status}: {found.reason}" if found.fails else "",
         "variant": "",
         "tried": [],
-        "result": {**asdict(found), "predicted": predicted(seen)},
+        "result": {**asdict(found), "predicted": guess},
         "machine": seen[-1]["machine"],
         "limit": cells.limit,
         "seconds": round(time.time() - started, 1),

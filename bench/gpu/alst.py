@@ -34,7 +34,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
     model = peer.model(task, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    per_token = peer.flops_per_token(model, task["tokens"])
+    per_token, kernel = peer.flops_per_token(model, task["tokens"]), peer.attention_of(model, task)
     UlyssesSPAttentionHF.register_with_transformers(
         model, peer.attention(task["device"]), sequence_parallel_size=1, micro_batch_size=1, seq_length=task["tokens"]
     )
@@ -46,7 +46,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
         model=TiledLoss(model).to(device), optimizer=optimizer, config=settings(device), dist_init_required=False
     )
     steps = Steps(rows(model.config.vocab_size, task), device, task["deadline"])
-    about = {"kernel": peer.attention(task["device"]), "parts": "ZeRO-3, tiled MLP, tiled loss, full recomputation"}
+    about = {"kernel": kernel, "parts": "ZeRO-3, tiled MLP, tiled loss, full recomputation"}
     while steps.more():
         _step(engine, steps, device)
         save({**about, **steps.result()})

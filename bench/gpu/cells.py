@@ -38,7 +38,11 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "8b-bfloat16": ("8b", {"optim": {"state": "bfloat16"}}),
     "8b-offload": ("8b", {"engine": {"offload": "optimizer"}}),
 }
-TRAINERS = ("ours", "hf", "hf-liger", "alst")
+# Trainers of the same steps. transformers' "sdpa" may be cuDNN's kernel, which ours never is unless asked for.
+TRAINERS = ("ours", "ours-cudnn", "hf", "hf-liger", "alst")
+CUDNN = {"model": {"attention": "sdpa_cudnn"}}
+# Of the Trainer, by the names that memory.activation has for the same: what is kept for backward.
+CHECKPOINTING: dict[str, dict[str, Any]] = {"none": {"checkpoint": False}, "full": {"checkpoint": True}}
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,9 @@ class Cell:
 
 
 def kernels() -> tuple[str, ...]:
-    """Attention kernels that the trainer knows by name."""
+    """Attention kernels that the trainer knows by name; sdpa_flash is left out, which is sdpa here (bfloat16)."""
     (attention,) = (field for field in fields(ModelConfig) if field.name == "attention")
-    return tuple(name for name in attention.metadata["choices"] if name != "auto")
+    return tuple(name for name in attention.metadata["choices"] if name not in ("auto", "sdpa_flash"))
 
 
 def catalogue(tiny: bool) -> list[Cell]:
@@ -86,7 +90,7 @@ def _full() -> Iterator[Cell]:
         yield model_cell(f"{size}-4layers")
         for tokens in (128 * KI, 256 * KI):
             yield train_cell(f"{size}-4layers", tokens)
-        yield longest_cell(size, 128 * KI, 2048 * KI)
+        yield longest_cell(f"{size}-4layers", size, 16 * KI, 2048 * KI)
     yield model_cell("8b")
     for row in ("8b-bfloat16", "8b-offload"):
         for tokens in LENGTHS:
@@ -98,7 +102,7 @@ def _tiny() -> Iterator[Cell]:
         yield kernel_cell(kernel, 2, 16, True, (64, 128))
     yield model_cell("tiny")
     yield train_cell("tiny", 64, row=("tiny", {}))
-    yield longest_cell("tiny", 32, 128)
+    yield longest_cell("tiny", "tiny", 32, 128)
     yield from side_by_side("tiny", 64, row=("tiny", {}))
 
 
@@ -123,20 +127,29 @@ def side_by_side(
     name: str, tokens: int, row: tuple[str, dict[str, Any]] | None = None, steps: int = 6
 ) -> Iterator[Cell]:
     """The same steps on the same tokens with the same weights by each trainer."""
-    size, _ = row or TRAINED[name]
+    size, options = row or TRAINED[name]
     spec = _spec(size, tokens, steps)
+    checkpointing = tuple((kept, part) for kept, part in CHECKPOINTING.items() if kept != "none" or tokens <= SHORT)
     for trainer in TRAINERS:
         at = f"side/{name}/{tokens}/{trainer}"
         if trainer == "ours":
             yield _ours(at, name, tokens, row, steps)
+        elif trainer == "ours-cudnn":
+            yield _ours(at, name, tokens, (size, options | CUDNN), steps)
+        elif trainer == "alst":  # its recipe is to recompute
+            yield Cell(at, "alst", spec, (("full", {}),), (f"model/{size}",))
         else:
-            kind, liger = ("alst", {}) if trainer == "alst" else ("hf", {"liger": trainer.endswith("liger")})
-            yield Cell(at, kind, {**spec, **liger}, needs=(f"model/{size}",))
+            liger = {"liger": trainer.endswith("liger")}
+            yield Cell(at, "hf", {**spec, **liger}, checkpointing, (f"model/{size}",))
 
 
-def longest_cell(name: str, start: int, most: int) -> Cell:
-    """The longest sequence of which one step fits; its probes are cells of their own, see :func:`probe_cell`."""
-    spec = {"row": name, "start": start, "most": most}
+def longest_cell(name: str, whole: str, start: int, most: int) -> Cell:
+    """The longest sequence of which one step fits; its probes are cells of their own, see :func:`probe_cell`.
+
+    Args:
+        whole: the size about which a prediction is made from these probes; it may have more layers.
+    """
+    spec = {"row": name, "whole": whole, "start": start, "most": most}
     return Cell(f"longest/{name}", "longest", spec, needs=(f"model/{_row(name)[0]}",))
 
 
@@ -153,13 +166,18 @@ def _ours(at: str, name: str, tokens: int, row: tuple[str, dict[str, Any]] | Non
     if options == COMPILED:
         spec["warm"] = tokens  # every length has a graph of its own
     policies = [policy for policy in POLICIES if policy != "none" or tokens <= SHORT]
-    variants = tuple((policy, {"policy": POLICIES[policy]}) for policy in policies)
+    variants = tuple((policy, {"policy": POLICIES[policy], **_warmer(POLICIES[policy], tokens)}) for policy in policies)
     return Cell(at, "train", spec, variants, (f"model/{size}",))
 
 
 def _spec(size: str, tokens: int, steps: int) -> dict[str, Any]:
     rate = TINY_RATE if size == "tiny" else RATE
     return {"size": size, "tokens": tokens, "warm": min(WARM, tokens), "steps": steps, "lr": rate}
+
+
+def _warmer(policy: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """The first step that offloads makes the pinned buffers of its length, which takes longer than many steps."""
+    return {"warm": tokens} if policy["memory"].get("offload") else {}
 
 
 def _row(name: str) -> tuple[str, dict[str, Any]]:

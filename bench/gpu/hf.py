@@ -1,20 +1,19 @@
-"""transformers' Trainer with gradient checkpointing, with or without Liger's kernels, as people start it."""
+"""transformers' Trainer, with or without gradient checkpointing and Liger's kernels, as people start it."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from bench.gpu import peer
 from bench.gpu.outcome import Missing
 from bench.gpu.timing import Steps, rows
 from bench.gpu.worker import Save
+from bench.peers.in_order import InOrder, Rows
 
 
 def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     model = peer.model(task, torch.float32)
     per_token = peer.flops_per_token(model, task["tokens"])
     steps = Steps(rows(model.config.vocab_size, task), device, task["deadline"])
-    about = {"kernel": peer.attention(task["device"])}
+    about = {"kernel": peer.attention_of(model, task)}
     timer = Timer(steps, lambda: save({**about, **steps.result()}))
     trainer = InOrder(model, arguments(task), train_dataset=Rows(steps.rows), callbacks=[timer])
     timer.trainer = trainer
@@ -37,7 +36,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
 
 
 def arguments(task: dict[str, Any]) -> TrainingArguments:
-    """bf16 autocast over fp32 weights, fused AdamW, every block recomputed."""
+    """bf16 autocast over fp32 weights, fused AdamW; every block recomputed, or none."""
     cuda = task["device"] == "cuda"
     return TrainingArguments(
         output_dir=str(Path(task["models"]) / "hf_trainer"),
@@ -52,7 +51,7 @@ def arguments(task: dict[str, Any]) -> TrainingArguments:
         optim="adamw_torch_fused",
         bf16=cuda,
         use_cpu=not cuda,
-        gradient_checkpointing=True,
+        gradient_checkpointing=task["checkpoint"],
         gradient_checkpointing_kwargs={"use_reentrant": False},
         use_liger_kernel=task["liger"],
         save_strategy="no",
@@ -61,33 +60,6 @@ def arguments(task: dict[str, Any]) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_pin_memory=cuda,
     )
-
-
-class Rows(Dataset):
-    """The rows of a measurement; one is a batch."""
-
-    def __init__(self, rows: Sequence[torch.Tensor]):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.rows[number], "labels": self.rows[number]}
-
-
-class InOrder(Trainer):
-    """The Trainer, which neither shuffles nor forgets the loss."""
-
-    last: torch.Tensor
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        assert isinstance(self.train_dataset, Rows)
-        return SequentialSampler(self.train_dataset)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.last = super().training_step(*args, **kwargs)
-        return self.last
 
 
 class Timer(TrainerCallback):

@@ -90,7 +90,7 @@ def work(
         q, k, v = (tensor(heads) for heads in (task["heads"], task["kv_heads"], task["kv_heads"]))
         dout = torch.randn_like(q) if both else None
         with torch.set_grad_enabled(both):
-            watch.start()
+            watch.start(ahead=True)
             out, _ = attention(q, k, v, primitive, scale, None)
             if dout is not None:
                 out.backward(dout)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu import sizes
+from bench.gpu import host, sizes
 from bench.gpu.kernel import available
 from bench.gpu.outcome import Missing
 from bench.gpu.timing import Steps, rows
@@ -34,6 +34,7 @@ def measure(task: dict[str, Any], save: Save) -> dict[str, Any]:
     cfg = options(task, runtime.device, base.vocab_size)
     if problems := missing(cfg.optim):
         raise Missing("; ".join(problems))
+    host.check(cfg, base)
     mesh = make_mesh(cfg, base, runtime)
     chosen = available(cfg.model.attention, runtime.device, DTYPES[cfg.model.dtype], flops.head_dim(base))
     kernel = ContextParallel(mesh).attention(chosen)

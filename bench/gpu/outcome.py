@@ -7,7 +7,15 @@ from typing import Any
 
 OK, MEMORY, MISSING, TIME, FAILED = "ok", "out of memory", "not available", "timed out", "failed"
 STATUSES = (OK, MEMORY, MISSING, TIME, FAILED)
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cudaErrorMemoryAllocation")
+# The last two are how cuBLAS and cuDNN say that nothing was left for their own workspaces.
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cudaErrorMemoryAllocation",
+    "_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
 LONGEST = 400  # characters of a reason
 
 

@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bench.gpu.cells import Cell
@@ -107,14 +108,18 @@ def in_process(
     """One variant in a process of its own; what it prints goes to `log`, its whole group ends at the limit."""
     answer = log.with_suffix(".answer")
     answer.unlink(missing_ok=True)
-    task = {**task, "deadline": time.time() + limit - min(GRACE, limit / 4)}
+    task = {**task, "deadline": time.time() + limit - min(GRACE, limit / 4), "parent": os.getpid()}
     command = [*program, json.dumps(task), str(answer)]
     # yarn_train's own names for a lone process; a launcher's would make it wait for other ranks
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     env |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
-    env.setdefault("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR)
+    set_allocator(env)
+    # A trainer takes the GPU that it sees, and transformers' all of them.
+    env["CUDA_VISIBLE_DEVICES"] = "" if task["device"] == "cpu" else env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     with log.open("w") as out:
-        worker = subprocess.Popen(command, stdout=out, stderr=out, env=env, start_new_session=True)
+        # A group of its own, to be ended with all that it started; of this session still, for those who end sessions.
+        # A terminal's Ctrl-C and a stop of this group reach this process only, which ends the other on its way out.
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, process_group=0)
         try:
             code = worker.wait(limit)
         except subprocess.TimeoutExpired:
@@ -129,6 +134,22 @@ def in_process(
         return Outcome(**found)
     status, reason = of_death(code, log.read_text(errors="replace"))
     return Outcome(status, reason, found.get("result", {}), found.get("machine", {}))
+
+
+def set_allocator(env: MutableMapping[str, str]) -> None:
+    """Unless it is set already, by its older name too; it counts for a process that has not used CUDA yet."""
+    env.setdefault("PYTORCH_ALLOC_CONF", env.get("PYTORCH_CUDA_ALLOC_CONF", ALLOCATOR))
+
+
+def leave_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP end this process as Ctrl-C does: by an exception, which ends the cell at hand."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, leave)
 
 
 def _end_group(worker: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from bench.gpu.outcome import MEMORY, OK
 
 Row = dict[str, Any]
+MEMORIES = ("memory_bytes", "host_bytes")  # of a row's machine
 FINENESS = 8  # the gap between what fits and what does not ends at an eighth of the power of two below
 
 
@@ -80,10 +81,19 @@ def memory_line(rows: Sequence[Row]) -> tuple[float, float] | None:
     return mean_y - slope * mean_x, slope
 
 
-def predicted(rows: Sequence[Row]) -> int | None:
-    """Tokens at which that line reaches the device's memory; None where it is flat or the memory is not known."""
+def predicted(rows: Sequence[Row], more_bytes: float = 0.0, host_per_token: float = 0.0) -> int | None:
+    """Tokens at which that line reaches the device's memory, or what is kept in host memory all of that.
+
+    Args:
+        more_bytes: of the device, whatever the length: what a model with more layers than the measured one adds.
+        host_per_token: bytes.
+
+    Returns:
+        None where the line is flat or the memory is not known.
+    """
     line = memory_line(rows)
-    memory = next((row["machine"]["memory_bytes"] for row in rows if row["machine"].get("memory_bytes")), None)
+    memory, host = (next((row["machine"][key] for row in rows if row["machine"].get(key)), None) for key in MEMORIES)
     if line is None or memory is None or line[1] <= 0:
         return None
-    return int((memory - line[0]) / line[1])
+    most = (memory - line[0] - more_bytes) / line[1]
+    return max(0, int(min(most, host / host_per_token) if host and host_per_token else most))

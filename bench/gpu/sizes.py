@@ -1,57 +1,17 @@
-"""Architectures of the measurements, and the model folders that all trainers load: the same random weights."""
+"""The model folders that all trainers load: the same random weights."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# Shapes of Llama 3.2 1B and 3B and of Llama 3.1 8B, from their config.json; positions as of an unscaled base.
-LLAMA_3 = {"vocab_size": 128256, "head_dim": 128, "num_key_value_heads": 8, "rope_theta": 500000.0}
-SHAPES: dict[str, dict[str, Any]] = {
-    "1b": {
-        **LLAMA_3,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "head_dim": 64,
-        "tie_word_embeddings": True,
-    },
-    "3b": {
-        **LLAMA_3,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "tie_word_embeddings": True,
-    },
-    "8b": {
-        **LLAMA_3,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "tie_word_embeddings": False,
-    },
-    "tiny": {
-        "vocab_size": 128,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "tie_word_embeddings": True,
-    },
-}
-for _size in ("1b", "3b"):
-    SHAPES[f"{_size}-4layers"] = {**SHAPES[_size], "num_hidden_layers": 4}
+from bench.gpu.shapes import SHAPES
+
 ORIGINAL = 8192  # max_position_embeddings of the base that YaRN extends
 FILE_BYTES = 4 * 2**30
 

@@ -11,7 +11,7 @@ import torch
 
 from yarn_train.metrics.meter import peak_memory_bytes
 
-TIMED = 3  # full steps from which on the first of them does not count either: caches of its length are cold
+AHEAD = 10_000_000  # cycles, about 5 ms, that a GPU waits while the host queues what is to be timed
 
 
 class Stopwatch:
@@ -23,10 +23,17 @@ class Stopwatch:
         self._began = 0.0
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if self._cuda else []
 
-    def start(self) -> None:
-        """Begin when the device has nothing left to do."""
+    def start(self, ahead: bool = False) -> None:
+        """Begin when the device has nothing left to do.
+
+        Args:
+            ahead: let the host queue some milliseconds of work before a GPU begins with it, so that a short kernel is
+                timed without the time that its launch takes.
+        """
         if self._cuda:
             torch.cuda.synchronize(self._device)
+            if ahead:
+                torch.cuda._sleep(AHEAD)
             self._events[0].record()
         else:
             self._began = time.perf_counter()
@@ -63,7 +70,7 @@ class Steps:
         """Whether there is a row left and time for it. One full step is always begun: its time-out is a result."""
         if self.taken >= len(self.rows):
             return False
-        return not self.seconds or time.time() + max(self.seconds) < self.deadline
+        return not self.seconds or time.time() + self.seconds[-1] < self.deadline
 
     def start(self) -> None:
         """The step's row is read."""
@@ -79,13 +86,17 @@ class Steps:
         self.losses.append(loss() if callable(loss) else loss)
 
     def result(self) -> dict[str, Any]:
-        """Numbers of the full steps, without any step that only warms up."""
-        timed = self.seconds[1:] if len(self.seconds) >= TIMED else self.seconds
+        """Numbers of the full steps, without the first of them where there are more: caches of its length are cold.
+
+        `cold` says that there was no other, and none of its length before it.
+        """
+        timed = self.seconds[1:] or self.seconds
         found: dict[str, Any] = {"losses": self.losses, "peak_bytes": peak_memory_bytes(self.device)}
         if timed:
             tokens = len(self.rows[-1])
             seconds = statistics.median(timed)
             found |= {"tokens": tokens, "seconds": timed, "tokens_per_second": tokens / seconds}
+            found["cold"] = len(self.seconds) == 1 and len(self.rows[0]) < tokens
         return found
 
 
@@ -105,8 +116,9 @@ def in_turns(
 ) -> tuple[dict[Any, list[float]], dict[Any, Exception]]:
     """Seconds of each work in `repeats` rounds through all of them, forwards and backwards, after one that warms up.
 
-    A work that raises is left out from then on. None begins that would end after the deadline; one that had time for
-    its warm-up only keeps that figure.
+    In that one each work runs twice: what the first time takes, which may be a compiler's, says nothing about any
+    other. A work that raises is left out from then on. None begins that would end after the deadline; one that had time
+    for no round keeps the figure of its second time, and one that had none for that either has no figure.
 
     Args:
         seen: is told what is known after each work.
@@ -115,11 +127,17 @@ def in_turns(
     seconds: dict[Any, list[float]] = {}
     warm: dict[Any, float] = {}
     errors: dict[Any, Exception] = {}
+    begun: set[Any] = set()
     for number in range(repeats + 1):
         for key in works if number % 2 == 0 else reversed(works):
             if key in errors or time.time() + warm.get(key, 0.0) > deadline:
                 continue
             try:
+                if number == 0:
+                    begun.add(key)
+                    works[key](watch)
+                    if time.time() > deadline:
+                        continue
                 taken = works[key](watch)
             except Exception as error:
                 errors[key] = error.with_traceback(None)  # whose frames hold tensors
@@ -130,5 +148,5 @@ def in_turns(
                     seconds[key] = [*([] if number == 1 else seconds[key]), taken]
             seen(seconds, errors)
     late = [key for key in works if key not in seconds and key not in errors]
-    errors |= {key: TimeoutError("no time was left for it") for key in late}
+    errors |= {key: TimeoutError("only its warm-up ran" if key in begun else "no time was left for it") for key in late}
     return seconds, errors

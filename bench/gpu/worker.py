@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.gpu.outcome import FAILED, OK, Outcome, of_error
 from yarn_train.dist import nvidia_smi
+from yarn_train.dist.orphans import die_with
 
 # kind -> module with measure(task, save); imported in the process that needs it
 KINDS = {
@@ -52,11 +53,14 @@ def machine(device: str) -> dict[str, Any]:
     """What figures depend on: device, driver, versions."""
     import torch
 
+    from bench.gpu import host
+
     found: dict[str, Any] = {
         "device": "CPU",
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "packages": {name: version for name in (*PACKAGES, *LOWBIT) if (version := _version(name))},
+        "host_bytes": host.available(),
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -89,6 +93,8 @@ def main() -> None:
     """Run the task of the command line."""
     task, file = json.loads(sys.argv[1]), Path(sys.argv[2])
     found: dict[str, Any] = {}
+    if "parent" in task:
+        die_with(task["parent"])
 
     def write(row: dict[str, Any]) -> None:
         unfinished = file.with_suffix(".unfinished")
@@ -96,7 +102,8 @@ def main() -> None:
         unfinished.rename(file)
 
     def save(result: dict[str, Any]) -> None:
-        found.setdefault("machine", machine(task["device"]))
+        if not found:
+            found["machine"] = machine(task["device"])  # once: it asks nvidia-smi
         write({"result": result, "machine": found["machine"]})
 
     write(asdict(execute(task, save)))

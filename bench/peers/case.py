@@ -63,6 +63,10 @@ class Case:
         """int64 [steps, seq_len] in the order in which the steps read them."""
         return Path(self.folder) / "rows.npy"
 
+    def rows(self) -> torch.Tensor:
+        """Those of :attr:`rows_file`."""
+        return torch.from_numpy(np.load(self.rows_file))
+
     def options(self, **sections: dict[str, Any]) -> Config:
         """The same as options of ours; `sections` are added to it."""
         made: dict[str, dict[str, Any]] = {

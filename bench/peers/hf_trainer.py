@@ -5,39 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from bench.peers.case import Case
+from bench.peers.in_order import InOrder, Rows
 from bench.peers.turns import Turns
-
-
-class Rows(Dataset):
-    """The case's segments, in the order in which ours reads them."""
-
-    def __init__(self, case: Case):
-        self.rows = torch.from_numpy(np.load(case.rows_file))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.rows[number], "labels": self.rows[number]}
-
-
-class InOrder(Trainer):
-    """The Trainer, which neither shuffles nor forgets the loss."""
-
-    last: torch.Tensor
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.last = super().training_step(*args, **kwargs)
-        return self.last
 
 
 class InTurns(TrainerCallback):
@@ -82,6 +54,6 @@ def train(case: Case, turns: Turns, compiled: bool = False) -> None:
         dataloader_pin_memory=False,
     )
     callback = InTurns(turns)
-    trainer = InOrder(case.peer_model(), arguments, train_dataset=Rows(case), callbacks=[callback])
+    trainer = InOrder(case.peer_model(), arguments, train_dataset=Rows(case.rows()), callbacks=[callback])
     callback.trainer = trainer
     trainer.train()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import get_constant_schedule
 
 from bench.peers.case import Case
-from bench.peers.hf_trainer import Rows
+from bench.peers.in_order import Rows
 from bench.peers.turns import Turns
 
 
@@ -22,7 +22,7 @@ def train(case: Case, turns: Turns) -> None:
     if case.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    parts: Any = accelerator.prepare(model, optimizer, DataLoader(Rows(case), batch_size=1))
+    parts: Any = accelerator.prepare(model, optimizer, DataLoader(Rows(case.rows()), batch_size=1))
     model, optimizer, loader = parts
     scheduler = accelerator.prepare(get_constant_schedule(optimizer))
     model.train()

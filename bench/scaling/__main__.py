@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 
+from bench.gpu.outcome import of_error
+from bench.gpu.runner import set_allocator
 from bench.measure import table
 from bench.scaling import ranks as over_ranks
 from bench.scaling.case import Case
@@ -32,6 +35,7 @@ CUDA = {"lengths": [8 * KI * 2**n for n in range(6)], "tokens": 64 * KI, "hidden
 
 def main() -> None:
     """Measure, print both tables."""
+    set_allocator(os.environ)  # here and in the ranks
     given = arguments()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
@@ -50,9 +54,10 @@ def main() -> None:
         print(rank_text(rows), end="\n\n")
         found["ranks"] = rows
     if "length" in given.what:
-        points = measure(case, given.lengths, given.repeats, given.limit)
-        print(length_text(points))
+        points, failed = measure(case, given.lengths, given.repeats, given.limit)
+        print("\n".join([length_text(points), *failed_lines(failed)]))
         found["length"] = [asdict(point) for point in points]
+        found["failed"] = failed_lines(failed)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -102,6 +107,11 @@ def length_text(points: Sequence[Point]) -> str:
     found = fits(points)
     exponents = [[part, str(found[part][0] or "-"), f"{found[part][1].exponent:.2f}"] for part in PARTS]
     return f"{table(columns, rows)}\n\n{table(['seconds ~ tokens ^', 'measured', 'by FLOPs'], exponents)}"
+
+
+def failed_lines(failed: dict[int, Exception]) -> list[str]:
+    """A line per length that has no figures."""
+    return [f"{length:,} tokens: {': '.join(of_error(error))}" for length, error in failed.items()]
 
 
 def rank_text(rows: Sequence[dict[str, Any]]) -> str:

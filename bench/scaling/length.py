@@ -47,11 +47,14 @@ class Size(Protocol):
         """Those again in backward."""
 
 
-def measure(case: Case, lengths: Sequence[int], repeats: int, limit: float) -> list[Point]:
+def measure(case: Case, lengths: Sequence[int], repeats: int, limit: float) -> tuple[list[Point], dict[int, Exception]]:
     """Steps and attention of every length in turns, in this process.
 
     Args:
         limit: seconds after which no other round begins.
+
+    Returns:
+        Lengths that ran, and why the others did not: out of memory or of time.
     """
     built = build(case)
     device = built.runtime.device
@@ -60,9 +63,8 @@ def measure(case: Case, lengths: Sequence[int], repeats: int, limit: float) -> l
         works["step", length] = _step(built, length, case.vocab)
         works["attention", length] = _attention(built, case, length)
     seconds, errors = in_turns(works, device, repeats, time.time() + limit)
-    if errors:
-        raise next(iter(errors.values()))
-    return [point(built, case, length, seconds) for length in lengths]
+    failed = {length: error for (_, length), error in errors.items()}
+    return [point(built, case, length, seconds) for length in lengths if length not in failed], failed
 
 
 def fits(points: Sequence[Point]) -> dict[str, tuple[Fit | None, Fit]]:
@@ -104,7 +106,11 @@ def _step(built: Built, length: int, vocab: int) -> Callable[[Stopwatch], float]
 
     def work(watch: Stopwatch) -> float:
         watch.start()
-        step(built, batch, float(batch.num_valid))
+        try:
+            step(built, batch, float(batch.num_valid))
+        except Exception:
+            built.engine.skip()  # gradients of a part of it would take the memory of the next length
+            raise
         return watch.stop()
 
     return work

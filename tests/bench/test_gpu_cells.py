@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from processes import wait_for
 from support import ROOT, child_env
 
 from bench.gpu.__main__ import run_all, search, select
-from bench.gpu.cells import Cell, catalogue, kernels
+from bench.gpu.cells import Cell, catalogue, kernels, probe_cell
 from bench.gpu.outcome import FAILED, MEMORY, MISSING, OK, TIME, Missing, Outcome, of_error
-from bench.gpu.runner import Cells, in_process
+from bench.gpu.runner import Cells, in_process, set_allocator
+from yarn_train.model.primitives import primitive_for
 
 CELL = Cell("train/x/64", "train", {"tokens": 64}, (("fast", {"policy": 1}), ("lean", {"policy": 2})))
 
@@ -138,11 +141,11 @@ def test_a_pattern_that_matches_nothing_names_the_cells() -> None:
         select(everything, ["trian/*"])
 
 
-def child(tmp_path: Path, body: str, limit: float = 20.0) -> Outcome:
+def child(tmp_path: Path, body: str, limit: float = 20.0, device: str = "cpu") -> Outcome:
     """A worker with this body, where `file` is its answer's and `answer` writes it."""
     head = "import json, os, signal, subprocess, sys, time\nfile = sys.argv[2]\n"
     head += "answer = lambda **row: open(file, 'w').write(json.dumps(row))\n"
-    return in_process({"a": 1}, tmp_path / "cell.log", limit, [sys.executable, "-c", head + body])
+    return in_process({"a": 1, "device": device}, tmp_path / "cell.log", limit, [sys.executable, "-c", head + body])
 
 
 def test_an_answer_is_the_outcome(tmp_path: Path) -> None:
@@ -152,6 +155,78 @@ def test_an_answer_is_the_outcome(tmp_path: Path) -> None:
     assert outcome.result["a"] == 1
     assert time.time() < outcome.result["deadline"] < time.time() + 20.0
     assert [file.name for file in tmp_path.iterdir()] == ["cell.log"]
+
+
+def test_a_cell_sees_one_gpu_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has: trainers take what they see."""
+    body = "answer(status='ok', reason='', result={'seen': os.environ['CUDA_VISIBLE_DEVICES']}, machine={})"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert child(tmp_path, body).result == {"seen": ""}
+    assert child(tmp_path, body, device="cuda").result == {"seen": "3"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert child(tmp_path, body, device="cuda").result == {"seen": "0"}
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "a:1"}, "a:1"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "a:1", "PYTORCH_ALLOC_CONF": "b:2"}, "b:2"),
+    ],
+)
+def test_the_allocator_of_a_cell_is_the_users_where_there_is_one(given: dict[str, str], used: str) -> None:
+    set_allocator(given)
+    assert given["PYTORCH_ALLOC_CONF"] == used
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process ends, or is only waited for, within so long; it is ended if not."""
+    until = time.time() + seconds
+    while time.time() < until:
+        try:
+            if "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]:
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    return False
+
+
+COMMAND = """
+import json, signal, sys
+from pathlib import Path
+from bench.gpu.runner import in_process, leave_on_signals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # both may be ignored around a test
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+leave_on_signals()
+in_process({"device": "cpu"}, Path(sys.argv[1]), 60.0, [sys.executable, "-c", sys.argv[2]])
+"""
+CELL_AT_WORK = """
+import json, os, sys, time
+from yarn_train.dist.orphans import die_with
+die_with(json.loads(sys.argv[1])["parent"])
+with open(sys.argv[2] + ".new", "w") as out:
+    print(os.getpid(), os.getsid(0), os.getpgid(0), file=out)
+os.rename(sys.argv[2] + ".new", sys.argv[2] + ".told")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_cell_outlives_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    """It would go on holding the GPU. SIGKILL leaves the command no word to say."""
+    arguments = [sys.executable, "-c", COMMAND, str(tmp_path / "cell.log"), CELL_AT_WORK]
+    command = subprocess.Popen(arguments, cwd=ROOT, env=child_env(), stderr=subprocess.DEVNULL)
+    told = tmp_path / "cell.answer.told"
+    wait_for(told.exists, 60.0)
+    pid, session, group = map(int, told.read_text().split())
+    assert (session, group) == (os.getsid(0), pid), "a group of its own in the session of the command"
+    command.send_signal(number)
+    code = command.wait(20)
+    assert gone(pid)
+    assert code == {signal.SIGKILL: -9, signal.SIGINT: -2}.get(number, 128 + number)
 
 
 def test_at_the_limit_everything_that_was_started_ends_and_what_was_said_stays(tmp_path: Path) -> None:
@@ -166,13 +241,7 @@ time.sleep(60)
     assert time.time() - began < 10
     assert (outcome.status, outcome.result, outcome.machine) == (TIME, {"tokens": 7}, {"device": "d"})
     pid = int((tmp_path / "pid").read_text())
-    for _ in range(50):
-        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(pid, 9)
-        pytest.fail("what the worker started still runs")
+    assert gone(pid), "what the worker started still runs"
 
 
 def test_a_death_without_an_answer_is_named(tmp_path: Path) -> None:
@@ -191,6 +260,9 @@ def test_errors_have_their_status() -> None:
     assert of_error(host.value)[0] == MEMORY
     assert of_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))[0] == MEMORY
     assert of_error(MemoryError())[0] == MEMORY
+    for library in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"):
+        assert of_error(RuntimeError(f"CUDA error: {library} when calling `cublasCreate(handle)`"))[0] == MEMORY
+    assert of_error(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))[0] == FAILED
     assert of_error(Missing("flash-attn is not installed")) == (MISSING, "flash-attn is not installed")
     assert of_error(ModuleNotFoundError("No module named 'x'"))[0] == MISSING
     assert of_error(TimeoutError("late"))[0] == TIME
@@ -204,7 +276,8 @@ def test_the_catalogue() -> None:
     assert len(set(names)) == len(names)
     assert {cell.kind for cell in cells} == {cell.kind for cell in catalogue(tiny=True)}, "tiny tries every kind"
     assert set(kernels()) == {cell.spec["kernel"] for cell in cells if cell.kind == "kernel"}
-    assert "auto" not in kernels()
+    assert not {"auto", "sdpa_flash"} & set(kernels())
+    assert primitive_for("sdpa_flash", "cuda", torch.bfloat16) == primitive_for("sdpa", "cuda", torch.bfloat16)
     shapes = {(c.spec["heads"], c.spec["kv_heads"], c.spec["head_dim"]) for c in cells if c.kind == "kernel"}
     assert shapes == {(16, 16, 128), (16, 4, 128), (32, 32, 64), (32, 8, 64)}
     for row in ("1b", "3b", "8b-bfloat16", "8b-offload"):
@@ -213,6 +286,37 @@ def test_the_catalogue() -> None:
         assert set(cell.needs) <= set(names)
         assert names.index(cell.name) > max((names.index(need) for need in cell.needs), default=-1)
         json.dumps(cell.spec)
+
+
+def test_trainers_side_by_side_have_the_same_choice_of_what_to_keep() -> None:
+    cells = {cell.name: cell for cell in catalogue(tiny=False)}
+    for tokens, kept in ((8192, ["none", "full"]), (65536, ["full"])):
+        ours = [name for name, _ in cells[f"side/1b/{tokens}/ours"].variants]
+        assert ("none" in ours) == ("none" in kept)
+        for trainer in ("hf", "hf-liger"):
+            variants = dict(cells[f"side/1b/{tokens}/{trainer}"].variants)
+            assert list(variants) == kept
+            assert variants["full"] == {"checkpoint": True}
+            assert variants.get("none", {"checkpoint": False}) == {"checkpoint": False}
+    assert cells["side/1b/65536/ours-cudnn"].spec["options"] == {"model": {"attention": "sdpa_cudnn"}}
+
+
+def test_what_offloads_warms_up_at_its_own_length() -> None:
+    """The first such step makes the pinned buffers. A probe for memory takes one step only, whatever it costs."""
+    cells = {cell.name: cell for cell in catalogue(tiny=False)}
+    cell = cells["train/3b/65536"]
+    for name, part in cell.variants:
+        assert {**cell.spec, **part}["warm"] == (65536 if "offload" in name else 8192), name
+    ((_, part),) = probe_cell("3b-4layers", 65536).variants
+    assert {**probe_cell("3b-4layers", 65536).spec, **part}["warm"] == 8192
+
+
+def test_searches_begin_with_what_a_minute_is_enough_for() -> None:
+    """Attention of four layers of the 3B, 6 * 4 * 3072 * tokens^2, is less than a second of 500 TFLOP/s."""
+    for cell in catalogue(tiny=False):
+        if cell.kind == "longest":
+            assert cell.spec["row"] == cell.spec["whole"] + "-4layers"
+            assert 6 * 4 * 3072 * cell.spec["start"] ** 2 < 500e12
 
 
 def test_the_command_itself_never_imports_torch() -> None:

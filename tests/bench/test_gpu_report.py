@@ -45,9 +45,9 @@ ROWS = [
     row("train/1b/8192", "train", OK, speed(30_000.0, 0.4), spec={"tokens": 8192}),
     row("train/3b/8192", "train", TIME, speed(7.0), spec={"tokens": 8192}),
     row("train/1b/262144", "train", MEMORY, reason="80 GiB", spec={"tokens": 262144}),
-    row("longest/1b", "longest", OK, SEARCH, spec={"row": "1b"}),
+    row("longest/1b-4layers", "longest", OK, SEARCH, spec={"row": "1b-4layers", "whole": "1b"}),
     row("side/1b/65536/ours", "train", OK, speed(20_000.0)),
-    row("side/1b/65536/hf", "hf", OK, speed(8_000.0, 0.2, (10.0, 8.2))),
+    row("side/1b/65536/hf", "hf", OK, {**speed(8_000.0, 0.2, (10.0, 8.2)), "kernel": "sdpa (cudnn)"}, variant="full"),
     row("side/1b/65536/alst", "alst", MISSING, reason="the package deepspeed is not installed"),
 ]
 LEAN = {"variant": "lean", "tried": [{"variant": "fast", "status": MEMORY, "reason": ""}]}
@@ -60,9 +60,22 @@ def test_tables_say_what_was_found() -> None:
     assert "| 1b | 65,536 | 20,000 | 55.1% | 3.0 | 2 | attention |" in text
     assert "| 3b | 8,192 | 7 (timed out) |" in text
     assert "| 1b | 262,144 | out of memory |" in text
-    assert "| 1b | 1,000 | 2,000: timed out | 5,000 |" in text
-    assert "| 1b | 65,536 | hf | 8,000 | 20.0% | 3.0 | 2 | 2.50 | 2.5e-02 |" in text
+    assert "| 1b-4layers | 1,000 | 2,000: timed out | 1b | 5,000 |" in text
+    assert "| 1b | 65,536 | hf | 8,000 | 20.0% | 3.0 | 2 | 2.50 | 2.5e-02 | full | sdpa (cudnn) |" in text
     assert "| 1b | 65,536 | alst | not available |" in text
+
+
+def test_a_lone_step_that_may_have_made_its_buffers_says_so() -> None:
+    text = report.train_table([row("train/x/64", "train", OK, {**speed(5.0), "seconds": [2.0], "cold": True})])
+    assert "| 3.0 | 1, its first |" in text
+
+
+def test_why_the_trainer_has_no_figure_at_64k_is_said_beside_it() -> None:
+    text = report.markdown(ROWS)
+    for size, count in (("16.8", 2), ("33.6", 4)):
+        assert float(size) == round(65536 * 128256 * count / 1e9, 1)
+        assert text.index("| 1b | 65,536 | hf |") < text.index(f"{size} ")
+    assert report.side_table([]) == ""
 
 
 def test_reasons_are_listed() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from bench.gpu.outcome import MEMORY, OK, TIME
 from bench.gpu.search import FINENESS, Found, longest, memory_line, predicted
+from bench.gpu.shapes import kept_bytes, layer_state_bytes
+from bench.gpu.sizes import config
 
 
 def search(limit: int, start: int = 64, most: int = 4096) -> Found:
@@ -50,3 +54,24 @@ def test_the_line_through_peaks() -> None:
     assert predicted(rows) == 4_500
     assert predicted(rows[:1]) is None
     assert predicted([row(10, 50), row(20, 50)]) is None
+
+
+def test_what_a_whole_model_adds_and_what_the_host_keeps_end_it_earlier() -> None:
+    rows = [row(10, 1_020), row(20, 1_040)]
+    assert predicted(rows, more_bytes=2_000) == 3_500
+    assert predicted(rows, more_bytes=99_000) == 0
+    assert predicted(rows, host_per_token=7.0) == 4_500, "host memory is not known"
+    rows[1]["machine"] = {"memory_bytes": 10_000, "host_bytes": 14_000.0}
+    assert predicted(rows, host_per_token=7.0) == 2_000
+    assert predicted(rows, host_per_token=1.0) == 4_500
+
+
+@pytest.mark.parametrize("size", ["1b", "3b"])
+def test_what_layers_take_is_what_the_models_have(size: str) -> None:
+    """By transformers: parameters of the model without those of the embedding and the last norm."""
+    with torch.device("meta"):
+        whole, part = (
+            sum(p.numel() for p in LlamaForCausalLM(config(s)).parameters()) for s in (size, f"{size}-4layers")
+        )
+    assert layer_state_bytes(size) - layer_state_bytes(f"{size}-4layers") == 16 * (whole - part)
+    assert kept_bytes("3b") == 172_032

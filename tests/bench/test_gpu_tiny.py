@@ -6,17 +6,21 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support import ROOT, child_env
+from torch.nn.attention import SDPBackend
+from transformers.models.llama.modeling_llama import LlamaMLP
 
-from bench.gpu import worker
+from bench.gpu import host, peer, worker
 from bench.gpu.cells import Cell, catalogue
-from bench.gpu.outcome import MISSING, OK
+from bench.gpu.outcome import MEMORY, MISSING, OK
 from bench.gpu.sizes import config, ensure_model
+from yarn_train import config as schema
 from yarn_train.model.load import load_config
 from yarn_train.model.weights import WeightFiles
 
@@ -29,9 +33,19 @@ def task_of(cell: Cell, models: Path) -> dict[str, Any]:
     return {**cell.spec, **part, **usual}
 
 
-def run(name: str, models: Path) -> worker.Outcome:
-    """A cell in this process."""
-    return worker.execute(task_of(CELLS[name], models), lambda result: None)
+def run(name: str, models: Path, variant: str | None = None) -> worker.Outcome:
+    """A cell in this process; its first variant unless one is named."""
+    part = dict(CELLS[name].variants)[variant] if variant is not None else {}
+    return worker.execute({**task_of(CELLS[name], models), **part}, lambda result: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_a_gpu() -> Iterator[None]:
+    """As in the process of a cell of --device cpu, which sees none, also where the machine has one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes that these tests start themselves
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +107,66 @@ def test_a_wrong_update_would_show_in_the_losses(models: Path, ours: dict[str, A
         assert max(abs(a / b - 1) for a, b in zip(other, ours["losses"], strict=True)) > 1e-3
 
 
-def test_hf_trains_the_same(models: Path, ours: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kept", ["none", "full"])
+def test_hf_trains_the_same(models: Path, ours: dict[str, Any], kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate")
-    outcome = run("side/tiny/64/hf", models)
+    layers = []
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: layers.append(1) or forward(self, x))
+    outcome = run("side/tiny/64/hf", models, kept)
     assert outcome.status == OK, outcome.reason
     assert outcome.result["losses"] == pytest.approx(ours["losses"], rel=1e-4)
     assert len(outcome.result["seconds"]) == 5
+    assert len(layers) == 7 * 2 * (2 if kept == "full" else 1), "two layers, run again in backward or not"
+    assert outcome.result["kernel"] == "sdpa (flash)", "which is what torch takes on a CPU"
+
+
+@pytest.mark.parametrize(
+    ("generation", "installed", "taken"),
+    [
+        (9, {2, 3}, "flash_attention_3"),
+        (9, {2}, "sdpa"),
+        (9, set(), "sdpa"),
+        (10, {2, 3}, "sdpa"),
+        (8, {2, 3}, "flash_attention_2"),
+        (8, set(), "sdpa"),
+    ],
+)
+def test_peers_have_the_fastest_attention_that_transformers_has(
+    monkeypatch: pytest.MonkeyPatch, generation: int, installed: set[int], taken: str
+) -> None:
+    """From Hopper on torch takes cuDNN for sdpa, which FlashAttention-2 is slower than."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
+    for version in (2, 3):
+        monkeypatch.setattr(peer, f"is_flash_attn_{version}_available", lambda version=version: version in installed)
+    assert peer.attention("cuda") == taken
+    assert peer.attention("cpu") == "sdpa"
+
+
+def test_names_of_backends_are_torchs() -> None:
+    names = {number: str(SDPBackend(number).name).lower() for number in peer.BACKENDS}
+    assert names == {0: "math", 1: "flash_attention", 2: "efficient_attention", 3: "cudnn_attention"}
+    assert all(names[number].startswith(name) for number, name in peer.BACKENDS.items())
+
+
+def test_what_would_fill_the_host_is_out_of_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers keep 64 tokens of 32 dimensions each, in float32 here: 16 KiB."""
+    part = {"policy": {"memory": {"activation": "full", "offload": True}}}
+    task = {**task_of(CELLS["train/tiny/64"], models), **part, "steps": 1}
+    monkeypatch.setattr(host, "available_host_bytes", lambda: 16 * 1024.0 - 1)
+    outcome = worker.execute(task, lambda result: None)
+    assert outcome.status == MEMORY
+    assert outcome.reason.startswith("host memory: 0.0 GiB would be kept there")
+    monkeypatch.setattr(host, "available_host_bytes", lambda: 16 * 1024.0)
+    assert worker.execute(task, lambda result: None).status == OK
+
+
+def test_pinned_moments_of_an_8b_take_more_than_their_bytes() -> None:
+    """By hand, two moments in float32 of 2^n bytes each: embedding and head 2 GiB (of 1.96), per layer q and o 64 MiB,
+    k and v 16, MLP 256 (of 224) three times, and norms: 4,096 dimensions are 16 KiB, already a power of two."""
+    cfg = schema.build({"engine": {"offload": "optimizer"}})
+    layer = 2 * 64 + 2 * 16 + 3 * 256 + 2 / 64
+    assert host.needed(cfg, config("8b")) == 2 * 2**20 * (2 * 2048 + 32 * layer + 1 / 64)
 
 
 def test_liger_needs_a_gpu(models: Path) -> None:

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from support import ROOT, child_env
 
 from bench.scaling import __main__ as command
 from bench.scaling import length, ranks
-from bench.scaling.case import Case
+from bench.scaling.case import Built, Case
 from bench.scaling.fit import power_law
+from yarn_train.data.batch import Batch
 from yarn_train.model.flops import hardware_work
 
 X = [1024.0, 2048.0, 4096.0, 8192.0, 16384.0]
@@ -98,6 +100,26 @@ def test_ranks_are_judged_per_token() -> None:
 
 
 SMALL = Case(hidden=32, heads=2, kv_heads=1, vocab=64)
+
+
+def test_a_length_that_does_not_fit_takes_no_other_one_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, order = length.step, list[str]()
+
+    def step(built: Built, batch: Batch, tokens: float) -> torch.Tensor:
+        order.append(f"step of {batch.input_ids.shape[1]}")
+        monkeypatch.setattr(built.engine, "skip", lambda: order.append("skip"))
+        if batch.input_ids.shape[1] == 64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(built, batch, tokens)
+
+    monkeypatch.setattr(length, "step", step)
+    points, failed = length.measure(SMALL, [32, 64, 128], 1, 60.0)
+    assert [point.tokens for point in points] == [32, 128]
+    assert order[order.index("step of 64") + 1] == "skip", "its gradients"
+    lines = command.failed_lines(failed)
+    assert lines == ["64 tokens: out of memory: CUDA out of memory. Tried to allocate 2 GiB"]
+    assert "seconds ~ tokens ^" in command.length_text(points)
+    assert "tokens" in command.length_text([]), "none of them did"
 
 
 def test_two_ranks_share_a_sequence_without_changing_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from yarn_train.dist import stop
-from yarn_train.dist.stop import Requests, StopRequested, stop_code, worker_exit_code
+from yarn_train.dist import environment, stop
+from yarn_train.dist.stop import Requests, StopRequested, leave_error_code, stop_code, worker_exit_code
 
 
 @pytest.fixture
@@ -199,3 +201,29 @@ def test_ranks_that_left_for_the_limit_are_not_lost(requests, limit, error):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
     with pytest.raises(ZeroDivisionError), requests.limited(hours(limit)):
         raise ZeroDivisionError
+
+
+def test_a_launcher_that_reads_at_any_time_sees_the_whole_word_or_nothing(tmp_path: Path, monkeypatch) -> None:
+    """Words as long as this take several writes; the code is short, but a file is empty once it is opened to be written.
+    """
+    file, words = tmp_path / "exit", [letter * 100_000 for letter in "ab"]
+    monkeypatch.setattr(environment, "exit_file", lambda: file)
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            for name in ("exit", "exit.error", "exit.told"):
+                with contextlib.suppress(FileNotFoundError):
+                    seen.add((name, (tmp_path / name).read_text()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(200):
+        leave_error_code(2, words[number % 2])
+        worker_exit_code(stop.STOPPED)
+    done.set()
+    reader.join()
+    told = {("exit.told", f"error: {word}\n") for word in words}
+    assert seen <= {("exit", f"{stop.STOPPED}\n"), ("exit.error", "2\n"), *told}
+    assert {name for name, _ in seen} == {"exit", "exit.error", "exit.told"}, "all were read"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["exit", "exit.error", "exit.told"], "nothing else is left"

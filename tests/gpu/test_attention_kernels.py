@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from precision import LIMITS, assert_near, scale_of
 from torch import Tensor
 from transformers import LlamaConfig
 
@@ -21,23 +22,21 @@ from yarn_train.model.spans import Rectangle
 
 pytestmark = pytest.mark.gpu
 
-SCALE = 0.3
-TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-5}
 CASES = [(kernel, torch.bfloat16) for kernel in IMPLEMENTATIONS] + [
     *((kernel, torch.float32) for kernel in ("sdpa", "flex", "eager")),
     *((kernel, torch.float16) for kernel in ("sdpa", "flash_attention_3")),
 ]
-# flex computes products of float32 by TF32 only where torch is told to; its exponentials are base 2
+# In place of LIMITS. flex computes products of float32 by TF32 only where torch is told to; its exponentials are base 2
 LOOSE = {("flex", torch.float32): 1e-3}
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{str(case[1]).removeprefix('torch.')}")
 def case(request: pytest.FixtureRequest) -> tuple[str, torch.dtype, float]:
-    """The primitive of a kernel, a dtype, and how far results may be off."""
+    """The primitive of a kernel, a dtype, and how far results may be off, see ``precision``."""
     kernel, dtype = request.param
     if why := missing(kernel, torch.device("cuda", 0), dtype):
         pytest.skip(f"{kernel}: {why}")
-    return primitive_for(kernel, "cuda", dtype), dtype, LOOSE.get(request.param, TOLERANCE[dtype])
+    return primitive_for(kernel, "cuda", dtype), dtype, LOOSE.get(request.param, LIMITS[dtype])
 
 
 def qkv(queries: int, keys: int, kv_heads: int, dtype: torch.dtype, dim: int = 64, rows: int = 2) -> list[Tensor]:
@@ -50,7 +49,7 @@ def oracle(inputs: list[Tensor], upstream: Tensor, seen: Tensor) -> list[Tensor]
     """Output, log-sum-exp and gradients in float64; `seen` is bool, [B or 1, 1, Sq, Sk]."""
     q, k, v = leaves = [t.detach().double().requires_grad_() for t in inputs]
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
-    scores = (q @ k.transpose(2, 3) * SCALE).masked_fill(~seen, -torch.inf)
+    scores = (q @ k.transpose(2, 3) * scale_of(q.shape[3])).masked_fill(~seen, -torch.inf)
     out = scores.softmax(-1) @ v
     return [out.detach(), scores.logsumexp(-1).detach(), *torch.autograd.grad(out, leaves, upstream.double())]
 
@@ -59,40 +58,35 @@ def upstream_of(out: Tensor) -> Tensor:
     return torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
 
 
-def assert_close(found: Any, right: Any, tolerance: float) -> None:
-    for got, wanted in zip(found, right, strict=True):
-        torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
-
-
 @pytest.mark.parametrize("dim", [64, 128])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize(("queries", "keys", "causal"), [(45, 45, True), (192, 192, True), (1000, 1000, True)])
 def test_causal_squares(case: Any, queries: int, keys: int, causal: bool, kv_heads: int, dim: int) -> None:
-    primitive, dtype, tolerance = case
+    primitive, dtype, limit = case
     assert width_limits(primitive, dim) is None
-    run, inputs = PRIMITIVES[primitive], qkv(queries, keys, kv_heads, dtype, dim)
-    out, lse = run.forward(*inputs, causal, SCALE)
+    run, inputs, scale = PRIMITIVES[primitive], qkv(queries, keys, kv_heads, dtype, dim), scale_of(dim)
+    out, lse = run.forward(*inputs, causal, scale)
     assert (out.dtype, lse.dtype) == (dtype, torch.float32)
     upstream = upstream_of(out)
-    gradients = run.backward(upstream, *inputs, out, lse, causal, SCALE)
+    gradients = run.backward(upstream, *inputs, out, lse, causal, scale)
     seen = torch.ones(1, 1, queries, keys, dtype=torch.bool, device="cuda").tril()
-    assert_close((out, lse, *gradients), oracle(inputs, upstream, seen), tolerance)
+    assert_near((out, lse, *gradients), oracle(inputs, upstream, seen), limit)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 1])
 @pytest.mark.parametrize("cut", [1, 64, 77])
 def test_parts_of_the_keys_by_the_log_sum_exp_of_all(case: Any, cut: int, kv_heads: int) -> None:
     """As ring attention asks for gradients: 130 queries, 177 keys in two parts."""
-    primitive, dtype, tolerance = case
-    run, inputs = PRIMITIVES[primitive], qkv(130, 177, kv_heads, dtype)
+    primitive, dtype, limit = case
+    run, inputs, scale = PRIMITIVES[primitive], qkv(130, 177, kv_heads, dtype), scale_of(64)
     spans = [Rectangle(0, 130, 0, cut, False), Rectangle(0, 130, cut, 177, False)]
-    out, lse = attend(primitive, *inputs, SCALE, spans)
+    out, lse = attend(primitive, *inputs, scale, spans)
     upstream = upstream_of(out)
-    gradients = attend_backward(primitive, upstream, *inputs, out, lse, SCALE, spans)
+    gradients = attend_backward(primitive, upstream, *inputs, out, lse, scale, spans)
     right = oracle(inputs, upstream, torch.ones(1, 1, 130, 177, dtype=torch.bool, device="cuda"))
-    assert_close((out, lse, *gradients), right, tolerance)
-    whole = run.forward(*inputs, False, SCALE)
-    assert_close(whole, right[:2], tolerance)
+    assert_near((out, lse, *gradients), right, limit)
+    whole = run.forward(*inputs, False, scale)
+    assert_near(whole, right[:2], limit)
 
 
 DOCUMENTS = ((0, 90, 91, 200), (0, 150))
@@ -100,9 +94,9 @@ DOCUMENTS = ((0, 90, 91, 200), (0, 150))
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_documents_and_their_gradients(case: Any, kv_heads: int) -> None:
-    primitive, dtype, tolerance = case
+    primitive, dtype, limit = case
     inputs = [t.requires_grad_() for t in qkv(300, 300, kv_heads, dtype)]
-    out, lse = attention(*inputs, primitive, SCALE, table(DOCUMENTS))
+    out, lse = attention(*inputs, primitive, scale_of(64), table(DOCUMENTS))
     upstream = upstream_of(out)
     gradients = torch.autograd.grad(out, inputs, upstream)
     number = torch.zeros(2, 300, dtype=torch.long, device="cuda")
@@ -110,7 +104,7 @@ def test_documents_and_their_gradients(case: Any, kv_heads: int) -> None:
         row[list(starts)] = 1
     number = number.cumsum(1)
     seen = (number[:, None, :, None] == number[:, None, None]).tril()
-    assert_close((out.detach(), lse, *gradients), oracle(inputs, upstream, seen), tolerance)
+    assert_near((out.detach(), lse, *gradients), oracle(inputs, upstream, seen), limit)
 
 
 @pytest.mark.parametrize("kernel", IMPLEMENTATIONS)
@@ -151,8 +145,8 @@ def test_one_compilation_serves_flex_at_any_documents() -> None:
 
     inputs = qkv(4096, 4096, 2, torch.bfloat16, rows=1)
     made = [table((tuple(range(0, 4096, step)),)) for step in (4096, 512, 300, 64, 2000)]
-    attention(*inputs, "flex", SCALE, made[1])
+    attention(*inputs, "flex", scale_of(64), made[1])
     counters.clear()
     for documents in made[2:]:
-        attention(*inputs, "flex", SCALE, documents)
+        attention(*inputs, "flex", scale_of(64), documents)
     assert counters["stats"]["unique_graphs"] == 0

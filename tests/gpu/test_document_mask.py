@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from precision import LIMITS, assert_near, scale_of
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,7 +27,6 @@ TOKENS = 300
 DOCUMENTS: dict[int, Documents] = {1: ((0, 90, 91, 200),), 2: ((0, 90, 91, 200), (0, 150))}
 PACKAGES = ["flash_attention_2", "flash_attention_3", "flash_attention_4"]
 KERNELS = [("flash", torch.bfloat16), ("efficient", torch.float32), *((name, torch.bfloat16) for name in PACKAGES)]
-TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def oracle(inputs: list[Tensor], documents: Documents, upstream: Tensor) -> list
         row[list(starts)] = 1
     number = number.cumsum(1)
     seen = (number[:, None, :, None] == number[:, None, None]).tril()
-    scores = (q @ k.transpose(2, 3) * 0.3).masked_fill(~seen, -torch.inf)
+    scores = (q @ k.transpose(2, 3) * scale_of(q.shape[3])).masked_fill(~seen, -torch.inf)
     out = scores.softmax(-1) @ v
     return [out.detach(), scores.logsumexp(-1).detach(), *torch.autograd.grad(out, leaves, upstream.double())]
 
@@ -61,33 +61,31 @@ def oracle(inputs: list[Tensor], documents: Documents, upstream: Tensor) -> list
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_one_call_is_the_explicit_softmax(kernel: str, dtype: torch.dtype, rows: int, kv_heads: int) -> None:
     documents, inputs = DOCUMENTS[rows], qkv(rows, kv_heads, dtype)
-    out, lse = attention(*inputs, kernel, 0.3, table(documents))
+    out, lse = attention(*inputs, kernel, scale_of(64), table(documents))
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     found = [out.detach(), lse, *torch.autograd.grad(out, inputs, upstream)]
-    for got, right in zip(found, oracle(inputs, documents, upstream), strict=True):
-        torch.testing.assert_close(got.double(), right, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert_near(found, oracle(inputs, documents, upstream), LIMITS[dtype])
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_more_documents_than_a_grid_has_rows(kernel: str, dtype: torch.dtype) -> None:
     """70,000 documents of two tokens: the second of each is a softmax of two."""
     inputs = qkv(1, 4, dtype, tokens=140_000, dim=16)
-    out, lse = attention(*inputs, kernel, 0.3, table((tuple(range(0, 140_000, 2)),)))
+    out, lse = attention(*inputs, kernel, scale_of(16), table((tuple(range(0, 140_000, 2)),)))
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     found = [out.detach(), lse, *torch.autograd.grad(out, inputs, upstream)]
     pairs = [t.detach().unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1) for t in (*inputs, upstream)]
-    for got, right in zip(found, oracle(pairs[:3], ((0,),) * 70_000, pairs[3]), strict=True):
-        together = got.unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1)
-        torch.testing.assert_close(together.double(), right, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    together = [t.unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1) for t in found]
+    assert_near(together, oracle(pairs[:3], ((0,),) * 70_000, pairs[3]), LIMITS[dtype])
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_hundreds_of_documents_are_one_launch_of_the_kernel(kernel: str, dtype: torch.dtype) -> None:
     documents = (tuple(range(0, 16384, 64)),) * 2
     inputs, made = qkv(2, 2, dtype, tokens=16384), table(documents)
-    attention(*inputs, kernel, 0.3, made)
+    attention(*inputs, kernel, scale_of(64), made)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        attention(*inputs, kernel, 0.3, made)
+        attention(*inputs, kernel, scale_of(64), made)
         torch.cuda.synchronize()
     assert sum(event.count for event in profile.key_averages()) < 30
 

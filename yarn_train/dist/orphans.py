@@ -18,9 +18,19 @@ def die_with_launcher() -> None:
     Killed, not asked to save: whoever kills a launcher may start the same command at once, and two sets of workers must
     not write one run folder. The newest complete checkpoint is where that command goes on.
     """
-    if sys.platform != "linux" or not environment.under_elastic_agent():
+    if not environment.under_elastic_agent():
+        return
+    die_with(environment.launcher_pid())
+
+
+def die_with(parent: int | None) -> None:
+    """Let the kernel kill this process when the one that started it dies (Linux only).
+
+    Args:
+        parent: its id, if that is known: it may be dead already.
+    """
+    if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    launcher = environment.launcher_pid()
-    if launcher is not None and os.getppid() != launcher:  # it died before the line above
+    if parent is not None and os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)

@@ -214,9 +214,7 @@ def worker_exit_code(code: int) -> int:
     file = environment.exit_file()
     if file is None:
         return code
-    aside = file.with_name(f"{file.name}.{os.getpid()}")
-    aside.write_text(f"{code}\n")
-    os.replace(aside, file)
+    _write(file, f"{code}\n")
     return 0
 
 
@@ -234,7 +232,7 @@ def leave_error_code(code: int, message: str = "") -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    """All of it or nothing for whoever reads now: a restarted worker says the same again while the launcher reads."""
+    """All of it or nothing for whoever reads now: several ranks say the same, and a restarted worker says the same again while the launcher reads."""
     aside = file.with_name(f"{file.name}.{os.getpid()}")
     aside.write_text(text)
     aside.replace(file)
