@@ -379,7 +379,7 @@ def items(field: Any, hints: tuple[Any, ...]) -> st.SearchStrategy[Any]:
     """Valid values of a type's first part, within the option's bounds."""
     if field.metadata["choices"]:
         return st.sampled_from(field.metadata["choices"])
-    low = field.metadata["minimum"] if field.metadata["minimum"] is not None else 1e-12
+    low = field.metadata["minimum"] if field.metadata["minimum"] is not None else (field.metadata["above"] or 0) + 1e-12
     return {
         bool: st.booleans(),
         int: st.integers(int(low), 10**9),
