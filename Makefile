@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-long chaos check reproduce docs docs-serve setup clean
+.PHONY: train test test-long transformers4 chaos check reproduce docs docs-serve setup clean
 
 train: setup ## the main job: s=16, then s=32, evaluation and report, on this machine
 	@$(BIN)/python train.py $(ARGS)
@@ -12,8 +12,14 @@ train: setup ## the main job: s=16, then s=32, evaluation and report, on this ma
 test: check ## lint, types and every test that runs on CPU in minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-test-long: setup ## the tests that take longer
+test-long: setup transformers4 ## the tests that take longer
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+transformers4: .transformers4/.installed ## transformers 4 beside ours, for the tests of what it makes of our exports
+
+.transformers4/.installed: | setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .transformers4 transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
+	@touch $@
 
 chaos: setup ## kill runs at random, CHAOS_KILLS (200) times, and see that each ends as if nothing had happened
 	@CHAOS_KILLS=$${CHAOS_KILLS:-200} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 7200 -m "long or not long" tests/chaos $(ARGS)

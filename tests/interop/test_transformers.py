@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
 import sys
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from hypothesis import given as varied
 from hypothesis import settings
 from hypothesis import strategies as st
+from interop.installed import FOUR, environment
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -22,7 +22,6 @@ from yarn_train.interop.given import from_config
 from yarn_train.interop.reading import Layer
 
 SIZES = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 2, "head_dim": 32}
-FOUR = os.environ.get("YARN_TRAIN_TRANSFORMERS4")
 PAIRS = 16
 
 thetas = st.sampled_from([1e4, 5e5, 1e6]) | st.floats(100.0, 1e7)
@@ -164,12 +163,11 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.skipif(not FOUR, reason="YARN_TRAIN_TRANSFORMERS4 names no folder with transformers 4")
+@pytest.mark.skipif(not FOUR, reason="no transformers 4: make transformers4")
 def test_transformers_4_bit_for_bit() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(FOUR), "TRANSFORMERS_VERBOSITY": "error"}
     asked = json.dumps(FOUR_CASES)
     command = [sys.executable, "-c", ASK_FOUR]
-    done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, input=asked, env=environment(FOUR), capture_output=True, text=True, check=True)
     for name, (frequencies, attention) in json.loads(done.stdout).items():
         ours = layer(transformers4.read, FOUR_CASES[name])
         assert [value.hex() for value in ours.inv_freq.tolist()] == frequencies, name
