@@ -112,12 +112,18 @@ def test_init_from_an_unfinished_run_says_so(train, tiny_args, tmp_path):
         train(tmp_path / "next", *tiny_args, f"run.init_from={run}")
 
 
-def test_a_scaled_base_is_refused_before_anything_is_written(train, tiny_args, tmp_path):
+def test_an_extended_model_goes_on_or_is_refused_before_anything_is_written(train, tiny_args, tmp_path, capsys):
+    """A finished model as the base of another run: as with run.init_from, factors count from the original length."""
     run = train(tmp_path / "run", *tiny_args, "train.steps=2")
     other = [a for a in tiny_args if not a.startswith("model.path")]
+    base = f"model.path={run / '01_s4/model'}"
     with pytest.raises(ConfigError, match="unscaled"):
-        train(tmp_path / "next", *other, f"model.path={run / '01_s4/model'}")
+        train(tmp_path / "next", *other, base, "model.base_rope=refuse")
     assert not (tmp_path / "next").exists()
+    train(tmp_path / "next", *other, base, "rope.factor=8", "train.steps=2")
+    train(tmp_path / "from", *tiny_args, f"run.init_from={run}", "rope.factor=8", "train.steps=2")
+    assert same_weights(tmp_path / "next/01_s8/model", tmp_path / "from/01_s8/model")
+    assert "the base came with yarn, factor 4 of original 32 = 128 tokens" in capsys.readouterr().out
 
 
 def test_all_problems_are_listed_at_once(train, tiny_args, tmp_path):
