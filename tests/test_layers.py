@@ -33,7 +33,7 @@ LAYERS = [
     ["option_rules"],
     ["config"],
     ["hydra_options"],
-    ["stages", "overrides", "remote_code", "free_options", "sweep.names", "sweep.record"],
+    ["stages", "overrides", "remote_code", "model_revision", "free_options", "sweep.names", "sweep.record"],
     ["composition"],
     ["dist"],
     ["console"],

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from . import config as schema
-from . import remote_code
+from . import model_revision, remote_code
 from .checkpoint.manager import complete_checkpoints
 from .checks.start import Checked, check_run, check_start
 from .config import Config
@@ -64,7 +64,8 @@ def train(raw: Mapping[str, Any], typed: Mapping[str, str], folder: Path) -> Non
     """
     stages, problems = examine(raw, folder, typed)
     whole = schema.examine(raw)[0]
-    with remote_code.allowed(whole.model.trust_remote_code):
+    pinned = model_revision.pinned(whole.model.path, whole.model.revision, run_folder.model_commit(folder, whole))
+    with remote_code.allowed(whole.model.trust_remote_code), pinned:
         if whole.launch.dry_run and not problems.lines:
             dry_run(stages, whole, typed, folder, check_run)
             return
@@ -115,6 +116,7 @@ def run(
     phases.begin()
     with phases.timed("prepare"):
         data, runtime = prepare(stages, commits, folder)
+    model_revision.agreed(cfg.model.path, on_main(lambda: model_revision.commit(cfg.model.path)))
     heartbeat.together = True
     say = print_line if runtime.is_main else silent
     head, events = overview.head_rows(folder, lines)

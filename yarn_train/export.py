@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from . import config as schema
-from . import remote_code
+from . import model_revision, remote_code
 from .checkpoint import hf_export, index
 from .checkpoint.complete import COMPLETE, complete_checkpoints, problems_of
 from .config import Config
@@ -34,6 +34,7 @@ from .model.load import DTYPES, build_model, load_base
 from .model.registry import choose_kernel
 from .redact import guard_streams
 from .rope import hf as rope_hf
+from .train.run_folder import model_commit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +102,9 @@ def find_checkpoint(path: Path, say: Callable[[str], None] = print) -> Path:
 def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None = None) -> None:
     """Write `checkpoint` to `out` as its stage's configuration says."""
     cfg = stage_config(checkpoint)
-    with remote_code.allowed(cfg.model.trust_remote_code):
+    run = checkpoint.resolve().parent.parent.parent  # of the stage that the checkpoint is in
+    pinned = model_revision.pinned(cfg.model.path, cfg.model.revision, model_commit(run, cfg))
+    with remote_code.allowed(cfg.model.trust_remote_code), pinned:
         _export(cfg, checkpoint, out, dtype)
 
 

@@ -11,6 +11,9 @@ from .option_field import SOURCES, option
 @dataclass(frozen=True)
 class ModelConfig:
     path: str = option("data/base", "base model: a Hugging Face folder or hub id")
+    revision: str | None = option(
+        None, "branch, tag or commit of a hub id; null is its default branch; run.json records the commit it meant"
+    )
     init: str = option(
         "pretrained",
         "pretrained: load the weights; random: build the architecture of model.path untrained (pretraining)",

@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import cli, remote_code
+from . import cli, model_revision, remote_code
 from .checks.data import data_problems
 from .config import Config, refuse_dry_run
 from .console import help
@@ -92,7 +92,9 @@ def prepare_stages(raw: dict[str, Any], typed: Collection[str], run_folder: Path
     """Prepare (or verify) the training data of every stage of a composed configuration."""
     _remove_if_empty(run_folder)  # Hydra made it, and nothing runs here
     stages = check_prepare(raw, typed, run_folder)
-    with remote_code.allowed(stages[0].cfg.model.trust_remote_code):
+    model = stages[0].cfg.model
+    pinned = model_revision.pinned(model.path, model.revision)
+    with remote_code.allowed(model.trust_remote_code), pinned:
         _prepare(stages, arguments)
 
 
@@ -106,6 +108,7 @@ def check_prepare(raw: dict[str, Any], typed: Collection[str], run_folder: Path)
     with problems.collecting():
         refuse_dry_run(stages[0].cfg)
     problems.add(place_problems(stages[0].cfg.model.path))
+    problems.add(model_revision.problems(stages[0].cfg.model.path, stages[0].cfg.model.revision))
     problems.run(lambda: data_problems([stage.cfg for stage in stages]))
     problems.refuse()
     return stages

@@ -15,7 +15,7 @@ import torch
 from transformers import PretrainedConfig
 
 from .. import config as schema
-from .. import remote_code
+from .. import model_revision, remote_code
 from ..config import Config, parts_of
 from ..data.local import list_files
 from ..dist import environment
@@ -72,6 +72,7 @@ def check_start(raw: Mapping[str, Any], typed: Collection[str], where: Path) -> 
             problems.add(machine.worker_problems(whole.launch))
             problems.run(lambda: machine.dtype_problems(configs))
             problems.run(lambda: tracking_problems(whole.tracking))
+        problems.add(model_revision.problems(whole.model.path, whole.model.revision))
         base: PretrainedConfig | None = None
         broken = ProblemList()
         with broken.collecting():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from .. import remote_code
+from .. import model_revision, remote_code
 from ..errors import DataError, problem
 from .documents import Document, UndecodableError
 from .encode import Encoder, Recipe, recipe_of
@@ -33,13 +33,14 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer  # here, so that tokenising processes start without it
 
     allowed = "a Hugging Face folder or hub id with a tokenizer.json"
+    revision = model_revision.of(str(path)) or "main"
     try:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, revision=revision)
         except ValueError:
             if not remote_code.may_run():
                 raise
-            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=True, revision=revision)
     except Exception as error:  # of a damaged file the libraries raise anything, a bare Exception included
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(path).is_dir() and not (Path(path) / "tokenizer.json").is_file():

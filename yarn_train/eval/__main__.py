@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .. import cli, remote_code
+from .. import cli, model_revision, remote_code
 from .. import config as schema
 from ..checks.evaluation import problems_of_a_model
 from ..config import Config
@@ -49,7 +49,8 @@ def evaluate_model(raw: Mapping[str, Any], typed: Collection[str], run_folder: P
         CheckpointError: ``model.path`` is a run or a stage that is not finished.
     """
     cfg = schema.examine(raw)[0]
-    with remote_code.allowed(cfg.model.trust_remote_code):
+    pinned = model_revision.pinned(cfg.model.path, cfg.model.revision)
+    with remote_code.allowed(cfg.model.trust_remote_code), pinned:
         base = check_evaluation(raw, typed, run_folder)
         cfg = of_model(cfg)
         _evaluate(cfg, base, folder_of(cfg, typed, run_folder))
@@ -72,6 +73,7 @@ def check_evaluation(raw: Mapping[str, Any], typed: Collection[str] = (), run_fo
     if not cfg.eval.enabled:
         problems.add([problem("eval", "none", "perplexity | passkey | ...", "leave eval=none out")])
     problems.add(environment.launcher_problems())
+    problems.add(model_revision.problems(cfg.model.path, cfg.model.revision))
     with problems.collecting():
         if environment.world_size() % cfg.parallel.context:
             allowed = f"a divisor of the number of ranks ({environment.world_size()})"

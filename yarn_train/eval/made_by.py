@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
+from .. import model_revision
 from ..config import Config
 from ..model.flops import head_dim
 from ..model.load import DTYPES
@@ -59,7 +60,9 @@ def mark(variant: Variant) -> str | None:
 def _files(weights: str) -> list[Any]:
     folder = Path(weights).expanduser()
     if not folder.is_dir():
-        config = cached_file(weights, "config.json", _raise_exceptions_for_missing_entries=False)
+        config = cached_file(
+            weights, "config.json", revision=model_revision.of(weights), _raise_exceptions_for_missing_entries=False
+        )
         return [weights, Path(config).parent.name if config else None]  # snapshots/<commit>
     large = [(path, path.stat()) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))]
     small = [path for pattern in TEXTS for path in sorted(folder.glob(pattern))]

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .. import remote_code
+from .. import model_revision, remote_code
 from ..config import Config, RopeConfig
 from ..errors import ConfigError, problem
 from ..rope import hf as rope_hf
@@ -46,10 +46,11 @@ def load_config(path: str, key: str = "model.path") -> PretrainedConfig:
     if refused := folder_problems(path, key):
         raise ConfigError(refused)
     allowed = "a folder with config.json, or a hub id this machine can reach"
+    revision = model_revision.of(path)
     try:
-        files = remote_code.needed(PretrainedConfig.get_config_dict(path)[0])
+        files = remote_code.needed(PretrainedConfig.get_config_dict(path, revision=revision)[0])
         remote_code.refuse(key, path, files)
-        return AutoConfig.from_pretrained(path, trust_remote_code=bool(files))
+        return AutoConfig.from_pretrained(path, trust_remote_code=bool(files), revision=revision)
     except ConfigError:
         raise
     except OSError as error:
@@ -206,6 +207,7 @@ def _load_weights(path: str, config: PretrainedConfig, kernel: Kernel) -> PreTra
             trust_remote_code=remote_code.flag(config),
             output_loading_info=True,
             use_safetensors=True,
+            revision=model_revision.of(path) or "main",
             ignore_mismatched_sizes=True,  # reported below, with everything else that is wrong
         )
     except OSError as error:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from .. import model_revision
 from ..errors import ConfigError, problem
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -213,12 +214,13 @@ def _sources(module: nn.Module, files: WeightFiles) -> Iterator[tuple[str, str |
 
 def _download(path: str) -> Path:
     """The hub's folder, or its cached copy, with the files that its index names and nothing else."""
+    revision = model_revision.of(path)
     try:
         try:
-            wanted = set(_weight_map(Path(hf_hub_download(path, INDEX)), path).values())
+            wanted = set(_weight_map(Path(hf_hub_download(path, INDEX, revision=revision)), path).values())
         except EntryNotFoundError:  # not there, or not in the cache of a machine that is offline
             wanted = {SINGLE}
-        return {Path(hf_hub_download(path, file)).parent for file in wanted}.pop()
+        return {Path(hf_hub_download(path, file, revision=revision)).parent for file in wanted}.pop()
     except ConfigError:
         raise
     except Exception as error:  # the hub client raises a dozen unrelated types

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from .. import cli, remote_code
+from .. import cli, model_revision, remote_code
 from .. import config as schema
 from ..dry_run.kernels import gpu_primitive
 from ..errors import problem
@@ -82,7 +82,9 @@ def check_plan(
     """
     stages, problems = examine(raw, run_folder, typed)
     model = stages[0].cfg.model
-    with problems.collecting(), remote_code.allowed(model.trust_remote_code):
+    problems.add(model_revision.problems(model.path, model.revision))
+    pinned = model_revision.pinned(model.path, model.revision)
+    with problems.collecting(), remote_code.allowed(model.trust_remote_code), pinned:
         base, note = architecture(stages[0].cfg)
         problems.add(_model_problems(stages, base))
     for stage in stages:

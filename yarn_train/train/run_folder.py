@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from .. import model_revision
 from ..config import Config
 from ..dist import environment
 from ..dist.failure import LOST
@@ -77,6 +78,7 @@ def start_record(
         "name": redacted(cfg.run.name, environment.secrets()),
         "command": _command(),
         "seed": cfg.run.seed,
+        "model": {"path": cfg.model.path, "commit": model_revision.commit(cfg.model.path)},
         **here,
         "python": platform.python_version(),
         "versions": versions(),
@@ -88,6 +90,13 @@ def start_record(
         "changes": [*stored.get("changes", []), *({"time": start["time"], **one} for one in changed)],
     }
     write_json(path, record)
+
+
+def model_commit(folder: Path, cfg: Config) -> str | None:
+    """The commit of model.path that the run's earlier starts read; None for a folder, or a new run."""
+    path = folder / "run.json"
+    model = (json.loads(path.read_text()) if is_record(path) else {}).get("model") or {}
+    return model.get("commit") if model.get("path") == cfg.model.path else None
 
 
 def stage_began(folder: Path, stage: str, step: int) -> None:
