@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -45,7 +46,7 @@ from .plan.disk import check_disk
 from .rope import hf as rope_hf
 from .stages import Stage, examine
 from .sweep.record import sweep_of
-from .train import overview, run_folder, run_lock, same_run, tracking
+from .train import model_card, overview, run_folder, run_lock, same_run, tracking
 from .train.commits import Commits
 from .train.curriculum import run_stages
 from .train.phases import phases
@@ -250,6 +251,9 @@ def evaluate_run(
         run_tasks(Job(cfg, chosen, base, tokenizer, length, factor, data, folder / "eval", runtime, say))
     if runtime.is_main:
         write_frequencies(folder / "frequencies.json", chosen, base, length)
+        rows = folder / "eval" / "perplexity.json"
+        for stage in stages if rows.is_file() else []:
+            model_card.add_results(stage.model_folder, json.loads(rows.read_text()), stage.folder.name)
         if sweep_of(folder) is None:  # a sweep has one report for all its jobs
             from .report.terminal import show_report  # its plots take half a second to import, on every rank
 

@@ -34,6 +34,8 @@ from .model.load import DTYPES, build_model, load_base
 from .model.registry import choose_kernel
 from .redact import guard_streams
 from .rope import hf as rope_hf
+from .train import model_card
+from .train.overview import original_length
 from .train.run_folder import model_commit
 
 
@@ -109,6 +111,7 @@ def export_checkpoint(checkpoint: Path, out: Path, dtype: str | None = None) -> 
 
 
 def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None:
+    stage = checkpoint.resolve().parent.parent
     base = load_base(cfg)
     kernel = choose_kernel("sdpa", torch.device("cpu"), torch.float32)
     module = CausalLM(build_model(None, base, cfg.rope, kernel)).eval()
@@ -132,6 +135,7 @@ def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None
         table=rope_hf.table_for(base, cfg.rope),
         probe_logits=logits,
         compute_dtype=DTYPES[name],
+        finish=lambda folder: model_card.write(folder, cfg, stage, original_length(cfg, base)),
     )
 
 

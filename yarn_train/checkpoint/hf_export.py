@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def write_model(
     table: RopeTable,
     probe_logits: torch.Tensor,
     compute_dtype: torch.dtype,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write config, weights and tokenizer aside, reload them in plain transformers, compare, then rename.
 
@@ -53,6 +55,7 @@ def write_model(
         dtype: dtype of the exported weights.
         table: the RoPE table the model was trained with; the reloaded model must compute the same.
         probe_logits: the trained model's logits on :func:`probe`, computed in `compute_dtype`.
+        finish: adds what else belongs into the folder, before it is reloaded.
 
     Raises:
         CheckpointError: the reloaded model has other weights, another RoPE table or other logits.
@@ -63,6 +66,7 @@ def write_model(
     exported = {name: tensor.to(dtype) for name, tensor in weights.items()}
     try:
         _save(aside, model, exported, tokenizer, dtype)
+        finish(aside)
         _compare(aside, model, exported, dtype, table, probe_logits, compute_dtype)
         aside.rename(folder)
     except BaseException as error:

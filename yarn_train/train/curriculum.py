@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..metrics.tracking import Trackers
 from ..model.load import DTYPES
 from ..rope import hf as rope_hf
 from ..stages import Stage
-from . import run_folder
+from . import model_card, overview, run_folder
 from .introduction import Introduction
 from .loop import Trainer, fit
 from .overview import Outlook
@@ -98,13 +99,15 @@ def run_stage(
     finally:
         trainer.sinks.close()
     if done:
-        export(trainer, stage, base, tokenizer, say)
+        export(trainer, stage, base, tokenizer, say, [part.folder for part in data])
     else:
         say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command without it resumes")
     return done
 
 
-def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say) -> None:
+def export(
+    trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say, data: Sequence[Path] = ()
+) -> None:
     """Write the stage's Hugging Face folder; collective, because gathering weights and the probe's forward are."""
     module, runtime = trainer.engine.module, trainer.runtime
     config = module.model.config
@@ -126,6 +129,9 @@ def export(trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: An
             table=rope_hf.table_for(base, stage.cfg.rope),
             probe_logits=logits,
             compute_dtype=DTYPES[stage.cfg.model.dtype],
+            finish=lambda folder: model_card.write(
+                folder, stage.cfg, stage.folder, overview.original_length(stage.cfg, base), data
+            ),
         )
     )
     say(f"exported {stage.model_folder}: reloaded in plain transformers, same weights, RoPE table and logits")

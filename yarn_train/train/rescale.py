@@ -14,7 +14,8 @@ from ..model.load import DTYPES, build_model
 from ..model.registry import choose_kernel
 from ..rope import hf as rope_hf
 from ..stages import Stage
-from . import run_folder
+from . import model_card, run_folder
+from .overview import original_length
 
 
 def rescale(stage: Stage, base: PretrainedConfig, tokenizer: Any, weights: str) -> None:
@@ -50,6 +51,7 @@ def rescale(stage: Stage, base: PretrainedConfig, tokenizer: Any, weights: str) 
             table=rope_hf.table_for(base, stage.cfg.rope),
             probe_logits=logits,
             compute_dtype=compute,
+            finish=lambda folder: model_card.write(folder, stage.cfg, stage.folder, original_length(stage.cfg, base)),
         )
 
     on_main(write)
