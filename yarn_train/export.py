@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except YarnTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"exported {checkpoint} to {options.out}: same weights, RoPE table and logits in plain transformers")
+    print(f"exported {checkpoint} to {options.out}: same weights, RoPE table and logits in plain transformers, here and in a fresh process")
     return 0
 
 
@@ -135,6 +135,7 @@ def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None
         table=rope_hf.table_for(base, cfg.rope),
         probe_logits=logits,
         compute_dtype=DTYPES[name],
+        fresh=True,
         finish=lambda folder: model_card.write(folder, cfg, stage, original_length(cfg, base)),
     )
 

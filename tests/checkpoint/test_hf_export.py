@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from yarn_train.checkpoint import hf_export
+from yarn_train.checkpoint import hf_export, reload
 from yarn_train.config import RopeConfig
 from yarn_train.errors import CheckpointError, YarnTrainError
 from yarn_train.model.load import build_model, load_config
@@ -31,7 +31,7 @@ def trained(tiny_model):
     return model, weights, logits, rope_hf.table_for(base, ROPE)
 
 
-def write(folder, trained, tokenizer, dtype=torch.float32):
+def write(folder, trained, tokenizer, dtype=torch.float32, fresh=False):
     model, weights, logits, table = trained
     hf_export.write_model(
         folder,
@@ -42,6 +42,7 @@ def write(folder, trained, tokenizer, dtype=torch.float32):
         table=table,
         probe_logits=logits,
         compute_dtype=torch.float32 if dtype == torch.float32 else torch.bfloat16,
+        fresh=fresh,
     )
 
 
@@ -82,6 +83,29 @@ def test_other_logits_are_not_published(trained, tiny_tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="relative logit difference"):
         write(tmp_path / "model", (model, weights, logits + 0.1 * logits.std(), table), tiny_tokenizer)
     assert not (tmp_path / "model").exists()
+
+
+def test_each_part_of_the_window_counts_by_itself(trained, tiny_tokenizer, tmp_path):
+    """Wrong in the last third alone, by less than the tolerance over all positions together."""
+    model, weights, logits, table = trained
+    wrong, last = logits.clone(), slice(2 * logits.shape[1] // 3, None)
+    wrong[:, last] += 1.2e-4 * logits[:, last]
+    assert (wrong - logits).norm() < 1e-4 * logits.norm()
+    with pytest.raises(CheckpointError, match="in the last part of the window"):
+        write(tmp_path / "model", (model, weights, wrong, table), tiny_tokenizer)
+
+
+def test_a_fresh_process_computes_the_same_or_nothing_is_published(trained, tiny_tokenizer, tmp_path, monkeypatch):
+    write(tmp_path / "model", trained, tiny_tokenizer, fresh=True)
+    found = reload.differences(trained[2], reload.fresh_logits(tmp_path / "model"))
+    assert set(found) == {"first", "middle", "last"}
+    assert max(found.values()) < 1e-5
+    monkeypatch.setattr(hf_export, "fresh_logits", lambda folder, trust: trained[2] * 1.01)
+    with pytest.raises(CheckpointError, match="relative logit difference"):
+        write(tmp_path / "other", trained, tiny_tokenizer, fresh=True)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(CheckpointError, match="cannot be loaded by a fresh process"):
+        reload.fresh_logits(tmp_path / "nowhere")
 
 
 def test_another_rope_table_is_not_published(trained, tiny_tokenizer, tmp_path):

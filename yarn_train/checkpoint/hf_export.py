@@ -8,31 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import remote_code
 from ..dist.failure import storage_error
 from ..errors import CheckpointError
 from ..rope import hf as rope_hf
 from ..rope.frequencies import RopeTable
+from .reload import differences, fresh_logits, load, probed
+from .reload import probe as probe
 
-PROBE_TOKENS = 96
 # Relative L2 difference of the probe's logits that the trained model's compute dtype explains. Weights and RoPE table
 # are compared exactly; this last check is for anything else in the saved config.
 LOGITS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-
-
-def probe(vocab_size: int, span: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A short sequence whose positions reach over the whole extended window, so wrong frequencies cannot hide.
-
-    Returns:
-        input_ids [1, PROBE_TOKENS], position_ids [1, PROBE_TOKENS] rising from 0 to span - 1.
-    """
-    tokens = min(PROBE_TOKENS, span)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(0, vocab_size, (1, tokens), generator=generator)
-    position_ids = torch.linspace(0, span - 1, tokens, dtype=torch.float64).long().unsqueeze(0)
-    return input_ids, position_ids
 
 
 def write_model(
@@ -45,6 +33,7 @@ def write_model(
     probe_logits: torch.Tensor,
     compute_dtype: torch.dtype,
     finish: Callable[[Path], None] = lambda folder: None,
+    fresh: bool = False,
 ) -> None:
     """Write config, weights and tokenizer aside, reload them in plain transformers, compare, then rename.
 
@@ -56,6 +45,7 @@ def write_model(
         table: the RoPE table the model was trained with; the reloaded model must compute the same.
         probe_logits: the trained model's logits on :func:`probe`, computed in `compute_dtype`.
         finish: adds what else belongs into the folder, before it is reloaded.
+        fresh: reload it in a process of its own too, which takes seconds to import what it needs.
 
     Raises:
         CheckpointError: the reloaded model has other weights, another RoPE table or other logits.
@@ -67,7 +57,7 @@ def write_model(
     try:
         _save(aside, model, exported, tokenizer, dtype)
         finish(aside)
-        _compare(aside, model, exported, dtype, table, probe_logits, compute_dtype)
+        _compare(aside, model, exported, dtype, table, probe_logits, compute_dtype, fresh)
         aside.rename(folder)
     except BaseException as error:
         told = None
@@ -87,19 +77,17 @@ def _compare(
     table: RopeTable,
     probe_logits: torch.Tensor,
     compute_dtype: torch.dtype,
+    fresh: bool,
 ) -> None:
     trust = remote_code.flag(model.config)
-    reloaded = AutoModelForCausalLM.from_pretrained(
-        aside, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
-    ).eval()
+    reloaded = load(aside, dtype, trust)
     rope_hf.verify_tables(reloaded, table)
     _compare_weights(exported, reloaded.state_dict())
-    input_ids, position_ids = probe(model.config.vocab_size, model.config.max_position_embeddings)
-    with torch.inference_mode():
-        # The mask of ones keeps transformers from taking the probe's jumping positions for packed documents.
-        mask = torch.ones_like(input_ids)
-        got = reloaded(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False).logits
-    _compare_logits(probe_logits, got.float(), LOGITS_TOLERANCE[compute_dtype])
+    limit = LOGITS_TOLERANCE[compute_dtype]
+    _compare_logits(probe_logits, probed(reloaded), limit)
+    if fresh:
+        del reloaded
+        _compare_logits(probe_logits, fresh_logits(aside, trust), limit)
 
 
 def _compare_weights(expected: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> None:
@@ -109,10 +97,11 @@ def _compare_weights(expected: dict[str, torch.Tensor], got: dict[str, torch.Ten
 
 
 def _compare_logits(expected: torch.Tensor, got: torch.Tensor, tolerance: float) -> None:
-    error = ((expected - got).norm() / expected.norm()).item()
-    if not error <= tolerance:
+    found = differences(expected, got)
+    if not all(error <= tolerance for error in found.values()):
+        said = ", ".join(f"{error:.3g} in the {part} part" for part, error in found.items())
         raise CheckpointError(
-            f"the exported model differs from the trained one: relative logit difference {error:.3g}, "
+            f"the exported model differs from the trained one: relative logit difference {said} of the window, "
             f"allowed {tolerance:.3g}; nothing was published and the checkpoint is intact"
         )
 
