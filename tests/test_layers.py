@@ -50,6 +50,7 @@ LAYERS = [
             "model.merge",
             "model.rotate",
             "model.folder",
+            "model.adapter_names",
         ),
         *("model.primitives", "model.varlen", "model.documents", "model.windows", "model.local", "model.backends"),
         *("model.availability", "model.registry"),
@@ -59,6 +60,7 @@ LAYERS = [
         "optim.adamw",
         "optim.host_moments",
         "optim.state",
+        "model.adapters",
         "model.attention",
         "model.causal_lm",
         "model.load",
@@ -102,6 +104,7 @@ OWNERS = {
     "plotly": {"report.plotly"},
     "liger_kernel": {"model.loss"},
     "torchao": {"optim.adamw"},
+    "peft": {"model.adapters"},
     "lm_eval": {"eval.harness.lm_eval_calls", "eval.harness.language_model", "eval.harness.task"},
 }
 

@@ -29,6 +29,7 @@ from .dist import environment
 from .engine.fsdp2 import PREFIX
 from .errors import CheckpointError, YarnTrainError
 from .interop import given, judge, show
+from .model import adapters
 from .model.causal_lm import CausalLM
 from .model.load import DTYPES, build_model, load_base
 from .model.registry import choose_kernel
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except YarnTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"exported {checkpoint} to {options.out}: same weights, RoPE table and logits in plain transformers, here and in a fresh process")
+    compared = "same weights, RoPE table and logits in plain transformers, here and in a fresh process"
+    print(f"exported {checkpoint} to {options.out}: {compared}")
     return 0
 
 
@@ -114,7 +116,10 @@ def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None
     stage = checkpoint.resolve().parent.parent
     base = load_base(cfg)
     kernel = choose_kernel("sdpa", torch.device("cpu"), torch.float32)
-    module = CausalLM(build_model(None, base, cfg.rope, kernel)).eval()
+    model = build_model(None, base, cfg.rope, kernel)
+    if cfg.adapter.name == "lora":
+        adapters.inject(model, cfg.adapter)
+    module = CausalLM(model).eval()
     stored = torch.bfloat16 if cfg.optim.state == "bfloat16" else torch.float32
     for parameter in module.parameters():
         parameter.data = parameter.data.to(stored)
@@ -129,7 +134,7 @@ def _export(cfg: Config, checkpoint: Path, out: Path, dtype: str | None) -> None
     hf_export.write_model(
         out,
         module.model,
-        {key.removeprefix(PREFIX): value for key, value in tensors.items()},
+        adapters.merged({key.removeprefix(PREFIX): value for key, value in tensors.items()}, cfg.adapter),
         load_tokenizer(cfg.model.path),
         dtype=DTYPES[name],
         table=rope_hf.table_for(base, cfg.rope),

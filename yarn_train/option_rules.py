@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 from .data_parts import parts_of
 from .errors import ConfigError, problem
 from .option_rules_eval import evaluation_rules
-from .options import Config, DataConfig, EngineConfig, LaunchConfig
+from .options import AdapterConfig, Config, DataConfig, EngineConfig, LaunchConfig
 
 
 def broken_rules(c: Config) -> list[str]:
@@ -58,6 +59,7 @@ def broken_rules(c: Config) -> list[str]:
         found.append(problem("model.attention", "sdpa_cudnn", allowed, "set model.attention=auto"))
     found += _size_checks(c)
     found += _engine_checks(c)
+    found += _adapter_checks(c)
     found += _data_checks(c)
     found += evaluation_rules(c)
     found += _launch_checks(c.launch)
@@ -165,6 +167,30 @@ def _source_checks(key: str, data: DataConfig, path_is_used: bool = False) -> li
     if data.column != DataConfig.column and data.source in ("stdlib", "pretokenized", "mixture"):
         fix = "leave it out" if data.source != "pretokenized" else "pretokenized rows are always in input_ids"
         found.append(problem(f"{key}.column", data.column, f"text for {key}.source={data.source}", fix))
+    return found
+
+
+def _adapter_checks(c: Config) -> list[str]:
+    """What adapters go with; nothing where none are asked for."""
+    if c.adapter.name == "none":
+        default = AdapterConfig()
+        changed = [f.name for f in fields(c.adapter) if getattr(c.adapter, f.name) != getattr(default, f.name)]
+        fix = "set adapter.name=lora, or leave it out"
+        return [problem(f"adapter.{key}", getattr(c.adapter, key), "nothing without adapters", fix) for key in changed]
+    found = []
+    for key, got, allowed in (
+        ("engine.name", c.engine.name, "fsdp2"),
+        ("optim.state", c.optim.state, "float32"),
+        ("model.init", c.model.init, "pretrained"),
+    ):
+        if got != allowed:
+            fix = f"set {key}={allowed}, or adapter.name=none"
+            found.append(problem(key, got, f"{allowed} for adapter.name=lora", fix))
+    if c.memory.tiled_mlp and (
+        c.adapter.targets == ["all"] or {*c.adapter.targets} & {"gate_proj", "up_proj", "down_proj"}
+    ):
+        fix = "set memory.tiled_mlp=false, or target attention"
+        found.append(problem("memory.tiled_mlp", True, "false for adapters in MLPs", fix))
     return found
 
 

@@ -23,6 +23,7 @@ from .options_job import (
     TrackingConfig,
 )
 from .options_training import (
+    AdapterConfig,
     CompileConfig,
     DataConfig,
     EngineConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "FREE_FORM",
     "SECTIONS",
     "SOURCES",
+    "AdapterConfig",
     "CheckpointConfig",
     "CompileConfig",
     "Config",
@@ -74,6 +76,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     rope: RopeConfig = field(default_factory=RopeConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

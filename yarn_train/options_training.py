@@ -51,6 +51,24 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class AdapterConfig:
+    name: str = option(
+        "none",
+        "none: all weights are trained; lora: low-rank updates beside frozen ones (peft)",
+        choices=("none", "lora"),
+    )
+    rank: int = option(8, "r, the rank of the updates", minimum=1)
+    alpha: float = option(16.0, "updates are multiplied by alpha / r", above=0.0)
+    targets: list[str] = option(
+        [], "names of the linear layers that get an update; empty: those of attention; [all]: every one but the head"
+    )
+    embeddings: bool = option(
+        True, "train embeddings and output head in full, as LongLoRA found a longer context to need"
+    )
+    norms: bool = option(True, "train norms in full, as LongLoRA does")
+
+
+@dataclass(frozen=True)
 class RopeConfig:
     method: str = option(
         "yarn", "how RoPE frequencies are scaled", choices=("none", "pi", "ntk", "ntk_by_parts", "yarn")

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from ..config import Config
 from ..data.tokenize import bracket_ids, load_tokenizer
 from ..errors import ConfigError, problem
+from ..model.adapters import targets
 from ..model.load import is_language_model, unsupported
 from ..model.local import window_problems, with_window
 from ..model.loss import loss_missing
@@ -53,9 +54,25 @@ def architecture_problems(
             problems.add([] if primitive in tried else attention_problems(base, primitive))
             tried.add(primitive)
             problems.add(matrix_problems(cfg, base, primitive))
+            problems.add(adapter_problems(cfg, base))
         problems.add(context_problems(cfg.parallel, with_window(base, cfg.rope.sliding_window)))
         (lacking if cfg.memory.loss == "fused" else problems).add(loss_problems(cfg, base, device))
     return problems.lines, lacking.lines
+
+
+def adapter_problems(cfg: Config, base: PretrainedConfig) -> list[str]:
+    """Targets that the model does not have; nothing about one that cannot be built without memory."""
+    if cfg.adapter.name == "none":
+        return []
+    try:
+        model = skeleton(base).model
+    except Exception:  # an architecture that cannot be built is a problem of its own, found elsewhere
+        return []
+    try:
+        targets(model, cfg.adapter)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def loss_problems(cfg: Config, base: PretrainedConfig | None, device: torch.device) -> list[str]:

@@ -12,6 +12,7 @@ from ..dry_run.kernels import gpu_primitive
 from ..engine.deepspeed import missing as deepspeed_missing
 from ..engine.deepspeed_settings import unsupported as deepspeed_unsupported
 from ..errors import ConfigError
+from ..model import adapters
 from ..model.flops import head_dim
 from ..model.load import DTYPES
 from ..model.registry import choose_kernel
@@ -44,5 +45,6 @@ def engine_problems(cfg: Config) -> list[str]:
 def missing_packages(cfg: Config) -> Iterable[str]:
     """Packages that the options need and this machine lacks."""
     yield from optim_missing(cfg.optim)
+    yield from adapters.missing(cfg.adapter)
     if cfg.engine.name == "deepspeed":
         yield from deepspeed_missing(cfg)

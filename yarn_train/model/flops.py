@@ -46,6 +46,12 @@ def matmul_parameters(model: nn.Module) -> int:
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)) + _expert_parameters(model)
 
 
+def trained_products(model: nn.Module) -> int:
+    """:func:`matmul_parameters`, frozen weights at two thirds: of three products one, their gradient, is not made."""
+    frozen = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and not m.weight.requires_grad)
+    return matmul_parameters(model) - frozen // 3
+
+
 def _expert_parameters(model: nn.Module) -> int:
     """Of experts, whose weights transformers keep as [experts, out, in], those that one token is sent to."""
     configs = (m.config for m in model.modules() if hasattr(m, "config"))

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from .. import model_revision
 from ..errors import ConfigError, problem
+from .adapter_names import is_update, plain
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PLAIN = re.compile(r"\w[\w.-]*\.safetensors")  # a file of this folder; it may be a link, as in the hub's cache
@@ -164,6 +165,8 @@ def fill(module: nn.Module, files: WeightFiles) -> None:
     """Copy every tensor, or this rank's rows of it, into the materialised `module`; dtypes are converted."""
     tensors = _tensors(module)
     for name, source in _sources(module, files):
+        if is_update(name):
+            continue  # no file of a base has them
         if source is None:
             raise KeyError(name)  # mismatches() was not asked
         copy_rows(tensors[name], source, files)
@@ -209,7 +212,7 @@ def _sources(module: nn.Module, files: WeightFiles) -> Iterator[tuple[str, str |
     """(name in the module, name in the files)."""
     saved = module.state_dict(keep_vars=True)
     for name, tensor in _tensors(module).items():
-        yield name, files.find(n for n, t in saved.items() if t is tensor)
+        yield name, files.find(plain(n) for n, t in saved.items() if t is tensor)
 
 
 def _download(path: str) -> Path:

@@ -96,6 +96,9 @@ def check_plan(
 
 def _model_problems(stages: list[Stage], base: PretrainedConfig) -> list[str]:
     found = unsupported(base)
+    if (name := stages[0].cfg.adapter.name) != "none":
+        fix = "leave adapters out: they need less than the plan of full fine-tuning says"
+        found.append(problem("adapter.name", name, "none in a plan", fix))
     for stage in stages:
         found += rope_hf.check_base(base, stage.cfg.rope) + window_problems(base, stage.cfg.rope.sliding_window)
     if not is_language_model(base):  # it has no heads to look at

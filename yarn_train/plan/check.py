@@ -60,6 +60,8 @@ def check_run_fits(
     mode = configs[0].plan.check
     if mode == "off":
         return "memory: not checked (plan.check=off)"
+    if configs[0].adapter.name != "none":
+        return "memory: not checked: the plan knows full fine-tuning only, which adapters need less than"
     bounds = list(_bounds(configs, base, device, world_size, ranks_here))
     worst, how = max(bounds, key=lambda need: need.share), "at least "
     if device.type == "cuda" and EASY < worst.share <= 1.0:

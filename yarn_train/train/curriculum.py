@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..dist.collectives import on_main
 from ..dist.heartbeat import heartbeat
 from ..dist.runtime import Runtime, free_memory
 from ..metrics.tracking import Trackers
+from ..model import adapters
 from ..model.load import DTYPES
 from ..rope import hf as rope_hf
 from ..stages import Stage
@@ -99,14 +101,21 @@ def run_stage(
     finally:
         trainer.sinks.close()
     if done:
-        export(trainer, stage, base, tokenizer, say, [part.folder for part in data])
+        export(trainer, stage, base, tokenizer, say, [part.folder for part in data], weights or stage.cfg.model.path)
     else:
         say(f"stopped after step {trainer.state.step} as train.stop_after says; the same command without it resumes")
     return done
 
 
+def write_adapter(stage: Stage, model: Any, weights: dict[str, torch.Tensor], source: str) -> None:
+    """The updates by themselves, beside the merged model; written anew where an earlier end was cut off."""
+    folder = stage.folder / adapters.FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    adapters.write(folder, model, weights, stage.cfg.adapter, source)
+
+
 def export(
-    trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say, data: Sequence[Path] = ()
+    trainer: Trainer, stage: Stage, base: PretrainedConfig, tokenizer: Any, say: Say, data: Sequence[Path], source: str
 ) -> None:
     """Write the stage's Hugging Face folder; collective, because gathering weights and the probe's forward are."""
     module, runtime = trainer.engine.module, trainer.runtime
@@ -118,12 +127,13 @@ def export(
         part = trainer.context.shard(unlabelled(input_ids, position_ids)).to(runtime.device)
         logits = trainer.context.gather(module(part.input_ids, part.position_ids), input_ids.shape[1]).float().cpu()
     weights = trainer.engine.full_weights()
+    given = stage.cfg.adapter
     heartbeat.at("export", trainer.state.step)
     on_main(
         lambda: hf_export.write_model(
             stage.model_folder,
             module.model,
-            weights,
+            adapters.merged(weights, given),
             tokenizer,
             dtype=DTYPES[stage.cfg.checkpoint.export_dtype],
             table=rope_hf.table_for(base, stage.cfg.rope),
@@ -134,4 +144,7 @@ def export(
             ),
         )
     )
+    if given.name != "none":
+        on_main(lambda: write_adapter(stage, module.model, weights, source))
+        say(f"exported {stage.folder / adapters.FOLDER}: the updates alone, for peft")
     say(f"exported {stage.model_folder}: reloaded in plain transformers, same weights, RoPE table and logits")

@@ -27,7 +27,7 @@ from ..errors import DataError, problem
 from ..metrics import pace
 from ..metrics.console import ConsoleSink, Epoch
 from ..metrics.sinks import FanOut, JsonlSink
-from ..model import flops
+from ..model import adapters, flops
 from ..model.backends import cpu_backward
 from ..model.causal_lm import CausalLM
 from ..model.load import DTYPES, build_model, build_streaming
@@ -218,9 +218,9 @@ def build_engine(
         model, streams = build_model(None, base, cfg.rope, kernel), False
     else:
         model, streams = build_streaming(weights, base, cfg.rope, kernel)
+    done = [adapters.inject(model, cfg.adapter)] if cfg.adapter.name == "lora" else []
     module = CausalLM(model, cfg.memory.loss)
-    matmul, parameters = flops.matmul_parameters(module), sum(p.numel() for p in module.parameters())
-    done = []
+    matmul, parameters = flops.trained_products(module), sum(p.numel() for p in module.parameters())
     if cfg.optim.state == "bfloat16":
         for parameter in module.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -237,6 +237,8 @@ def build_engine(
     if weights is not None and streams:
         with WeightFiles(weights) as files:
             engine.read_weights(files)
+    if cfg.adapter.name == "lora":
+        adapters.initialise(module.model, cfg.run.seed)
     return engine, Built(matmul, parameters, done)
 
 
