@@ -16,6 +16,7 @@ from yarn_train.options import FREE_FORM, SECTIONS
 ABOUT = {
     "run": "The run's folder, and how it begins and ends.",
     "model": "The base model, its precision and its attention kernel.",
+    "adapter": "LoRA in place of full fine-tuning: [adapters](adapters.md).",
     "rope": "How frequencies are scaled: [the method](pictures.md), [how to choose](choosing.md).",
     "data": "What is trained on: [data](data.md).",
     "train": "Steps and batches.",
