@@ -57,8 +57,9 @@ def keys_for(params: Mapping[str, Any], arch: str, inv_freq: Floats, attention: 
     if kind == "dynamic" or (kind == "longrope" and params.get("short_factor") != params.get("long_factor")):
         raise GGUFError(f"rope: {kind} here changes with the length of the text; llama.cpp's table does not")
     own = _own(kind, params, theta, attention)
-    if own is not None and agrees(own, inv_freq, attention):
-        return own
+    for keys in (own, _other_base(inv_freq, attention)):
+        if keys is not None and agrees(keys, inv_freq, attention):
+            return keys
     if arch in PER_PAIR:
         plain = computed(RopeKeys(theta), len(inv_freq))[0]
         divisors = (plain.astype(np.float64) / inv_freq).astype(np.float32)
@@ -109,6 +110,14 @@ def _own(kind: str, params: Mapping[str, Any], theta: float, attention: float) -
     length = int(params["original_max_position_embeddings"])
     betas = (float(params.get("beta_fast") or 32.0), float(params.get("beta_slow") or 1.0))
     return RopeKeys(theta, "yarn", factor, length, *betas, attn_factor=attention / _magnitude(factor))
+
+
+def _other_base(inv_freq: Floats, attention: float) -> RopeKeys | None:
+    """Plain RoPE of the theta that the last pair says: NTK is nothing else."""
+    pairs = len(inv_freq)
+    if pairs < 2:
+        return None
+    return RopeKeys(float(inv_freq[-1]) ** (-pairs / (pairs - 1)), attn_factor=attention)
 
 
 def _magnitude(factor: float) -> float:

@@ -8,6 +8,7 @@ rank of the merge that makes it.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def write_vocabulary(writer: Any, folder: Path, size: int) -> None:
         writer.add_token_scores(_scores(tokens, model["merges"]))
         writer.add_add_space_prefix("Prepend" in json.dumps(data.get("normalizer")))
     writer.add_token_types(kinds)
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it warns about templates for pairs of texts
     gguf.SpecialVocab(folder, load_merges=not sentences, n_vocab=len(tokens)).add_to_gguf(writer, quiet=True)
 
 
