@@ -19,7 +19,7 @@ from support import ROOT, child_env
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yarn_train.config import RopeConfig
-from yarn_train.gguf import source, write
+from yarn_train.gguf import rope, source, write
 from yarn_train.gguf.rope import RopeKeys
 
 INTERPRETER = Path(os.environ.get("YARN_TRAIN_LLAMA_CPP") or ROOT / ".llama-cpp/bin/python")
@@ -38,7 +38,11 @@ METHODS = {
     "ntk_by_parts": RopeConfig(method="ntk_by_parts", factor=8.0),
     "ntk": RopeConfig(method="ntk", factor=8.0),
 }
-PER_PAIR = {"by_rotations": replace(YARN, ramp="by_rotations"), "not_truncated": replace(YARN, truncate=False)}
+PER_PAIR = {
+    "by_rotations": replace(YARN, ramp="by_rotations"),
+    "not_truncated": replace(YARN, truncate=False),
+    "betas": replace(YARN, alpha=0.125, beta=2.0),
+}
 CASES = [(family, method) for family in CONFIGS for method in METHODS] + [("llama", method) for method in PER_PAIR]
 
 
@@ -92,21 +96,25 @@ def test_trained_model_on_real_text(tmp_path: Path) -> None:
     assert tokens == tokenizer(text[:20000])["input_ids"]
 
 
-@pytest.mark.parametrize("wrong", ["beta_fast", "factor", "attn_factor", "theta", "kind", "permutation"])
+@pytest.mark.parametrize("wrong", ["betas", "factor", "attn_factor", "theta", "kind", "permutation"])
 def test_a_wrong_file_is_seen(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison finds what it is for: each single fault moves the log-probabilities far beyond the tolerance."""
-    folder = save(tmp_path / "m", "llama", YARN)
-    changed: dict[str, Any] = {"beta_fast": 4.0, "factor": 4.0, "attn_factor": 1.2, "theta": 5e4, "kind": "none"}
+    trained = PER_PAIR["betas"] if wrong == "betas" else YARN
+    folder = save(tmp_path / "m", "llama", trained, max_position_embeddings=256)
+    changed: dict[str, Any] = {"factor": 4.0, "attn_factor": 1.2, "theta": 5e4, "kind": "none"}
     if wrong == "permutation":
         monkeypatch.setattr(source, "PERMUTED", frozenset())
     else:
-        right = write.keys_for
+        right = rope.keys_for
 
         def damaged(*arguments: Any) -> RopeKeys:
+            if wrong == "betas":  # as llama.cpp's own conversion says it
+                return RopeKeys(10000.0, "yarn", 8.0, 256)
             return replace(right(*arguments), **{wrong: changed[wrong]})
 
         monkeypatch.setattr(write, "keys_for", damaged)
     write.write_gguf(folder, tmp_path / "m.gguf")
     ids = np.random.default_rng(0).integers(2, 4096, 500).tolist()
     difference = (llama_cpp(tmp_path / "m.gguf", ids, [500])[0] - transformers(folder, ids, [500])).abs().max()
+    print("difference of log-probabilities", wrong, float(difference))
     assert difference > FAR

@@ -78,8 +78,8 @@ METHODS = {
     "pi": (RopeConfig(method="pi", factor=8.0), {"type": "linear", "factor": 8.0}),
     "yarn": (RopeConfig(method="yarn", factor=8.0), YARN),
     "betas": (
-        RopeConfig(method="yarn", factor=8.0, alpha=2.0, beta=16.0),
-        {**YARN, "yarn_beta_fast": 16.0, "yarn_beta_slow": 2.0},
+        RopeConfig(method="yarn", factor=8.0, alpha=0.125, beta=2.0),
+        {"type": "none", "attn_factor": pytest.approx(RULE)},
     ),
     "temperature": (
         RopeConfig(method="yarn", factor=8.0, temperature=0.25),
@@ -105,7 +105,7 @@ def test_rope_keys(method: str, tmp_path: Path) -> None:
     assert found == expected
     theta = 10000 * 8 ** (32 / 30) if method == "ntk" else 10000
     assert keys["rope.freq_base"] == pytest.approx(theta, rel=1e-5)
-    assert ("rope_freqs.weight" in tensors) == (method == "by_rotations")
+    assert ("rope_freqs.weight" in tensors) == (method in ("betas", "by_rotations"))
 
 
 @pytest.mark.parametrize("kind", ["by_rotations", "not truncated", "llama3"])
@@ -200,6 +200,12 @@ def test_refused(family: str, changed: dict[str, Any], words: str, tmp_path: Pat
     with pytest.raises(GGUFError, match=re.escape(words)):
         write_gguf(folder, tmp_path / "m.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_other_betas_are_refused_where_factors_per_pair_are_not_read(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", "qwen3", RopeConfig(method="yarn", factor=8.0, alpha=0.125, beta=2.0))
+    with pytest.raises(GGUFError, match=re.escape("rope.beta=32 rope.alpha=1")):
+        write_gguf(folder, tmp_path / "m.gguf")
 
 
 def test_unknown_split_is_refused(tmp_path: Path) -> None:

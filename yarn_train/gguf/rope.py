@@ -1,7 +1,8 @@
 """What RoPE keys and factors make llama.cpp compute exactly the table of a model; else the reason why none do.
 
-llama.cpp has its own arithmetic (``ggml.c``, ``ops.cpp``, ``llama-context.cpp`` of llama-cpp-python 0.3.36): the ramp's
-ends are always rounded, and with type yarn cos and sin are multiplied by 0.1 ln s + 1 whatever the file says. The key
+llama.cpp has its own arithmetic (``ggml.c``, ``ops.cpp``, ``llama-context.cpp`` of llama-cpp-python 0.3.36): the ramp
+always goes from 32 to 1 turns (only grok and mistral3 read ``yarn_beta_fast`` and ``yarn_beta_slow``) with its ends
+rounded, and with type yarn cos and sin are multiplied by 0.1 ln s + 1 whatever the file says. The key
 ``rope.scaling.attn_factor`` multiplies on top of that with every type, so it carries the ratio; ``yarn_attn_factor`` is
 overwritten when the context is made. ``rope_freqs.weight``, one divisor per pair, is read by the llama architecture
 alone. So nothing is trusted: what the keys would give is computed as llama.cpp does and compared with the table.
@@ -21,6 +22,7 @@ from ..rope.base import rope_type
 from .library import GGUFError
 
 TOLERANCE = 2e-6  # relative; llama.cpp multiplies theta up from pair to pair in float32
+BETA_FAST, BETA_SLOW = 32.0, 1.0  # whatever the file says, in the architectures that are written here
 PER_PAIR = frozenset({"llama"})  # architectures whose graph reads rope_freqs.weight
 Floats = NDArray[np.float32]
 
@@ -32,7 +34,7 @@ class RopeKeys:
     Attributes:
         theta: rope.freq_base.
         kind: rope.scaling.type: "none", "linear" or "yarn".
-        factor, original_length, beta_fast, beta_slow: as YaRN has them; the last three are only written with yarn.
+        factor, original_length: as YaRN has them; the length is only written with yarn.
         attn_factor: multiplies cos and sin on top of what the type does by itself.
         divisors: rope_freqs.weight, [rotary_dim/2], or None.
     """
@@ -41,8 +43,6 @@ class RopeKeys:
     kind: str = "none"
     factor: float = 1.0
     original_length: int = 0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
     attn_factor: float = 1.0
     divisors: Floats | None = field(default=None, compare=False)
 
@@ -67,8 +67,9 @@ def keys_for(params: Mapping[str, Any], arch: str, inv_freq: Floats, attention: 
         if agrees(each, inv_freq, attention):
             return each
     raise GGUFError(
-        f"rope: no keys of llama.cpp's {arch} give the frequencies of this {kind} config (it rounds the ends of the "
-        "ramp, and reads factors per pair for llama only); fix: train with method yarn, ramp by_index, truncate true"
+        f"rope: no keys of llama.cpp's {arch} give the frequencies of this {kind} config (its ramp goes from 32 to 1 "
+        "turns with rounded ends, and factors per pair are for llama only); "
+        "fix: train with rope.beta=32 rope.alpha=1 rope.ramp=by_index rope.truncate=true"
     )
 
 
@@ -84,7 +85,7 @@ def computed(keys: RopeKeys, pairs: int) -> tuple[Floats, float]:
     inside = plain * np.float32(1 / keys.factor)
     if keys.kind == "linear":
         return inside, keys.attn_factor
-    low, high = (_end(dim, keys, beta) for beta in (keys.beta_fast, keys.beta_slow))
+    low, high = (_end(dim, keys, beta) for beta in (BETA_FAST, BETA_SLOW))
     low, high = max(0.0, math.floor(low)), min(dim - 1.0, math.ceil(high))
     ramp = (np.arange(pairs, dtype=np.float32) - np.float32(low)) / np.float32(max(0.001, high - low))
     mix = (one - np.clip(ramp, 0, 1)).astype(np.float32)
@@ -108,8 +109,7 @@ def _own(kind: str, params: Mapping[str, Any], theta: float, attention: float) -
     if kind != "yarn" or not params.get("original_max_position_embeddings"):
         return None
     length = int(params["original_max_position_embeddings"])
-    betas = (float(params.get("beta_fast") or 32.0), float(params.get("beta_slow") or 1.0))
-    return RopeKeys(theta, "yarn", factor, length, *betas, attn_factor=attention / _magnitude(factor))
+    return RopeKeys(theta, "yarn", factor, length, attn_factor=attention / _magnitude(factor))
 
 
 def _other_base(inv_freq: Floats, attention: float) -> RopeKeys | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .library import GGUFError, library
-from .rope import RopeKeys, keys_for
+from .rope import BETA_FAST, BETA_SLOW, RopeKeys, keys_for
 from .source import Source, open_source
 from .vocabulary import write_vocabulary
 
@@ -74,8 +74,8 @@ def _rope_keys(gguf: Any, writer: Any, source: Source, rope: RopeKeys) -> None:
     if rope.kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope.original_length)
         writer.add_rope_scaling_finetuned(True)
-        writer.add_rope_scaling_yarn_beta_fast(rope.beta_fast)
-        writer.add_rope_scaling_yarn_beta_slow(rope.beta_slow)
+        writer.add_rope_scaling_yarn_beta_fast(BETA_FAST)
+        writer.add_rope_scaling_yarn_beta_slow(BETA_SLOW)
     if abs(rope.attn_factor - 1.0) > 1e-7:
         writer.add_rope_scaling_attn_factors(rope.attn_factor)
 
