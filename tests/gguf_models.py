@@ -16,6 +16,8 @@ from yarn_train.rope.hf import scaled_config, write_both_spellings
 
 BASE = ROOT / "data" / "base"
 CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+L3: dict[str, Any] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+L3 |= {"original_max_position_embeddings": 64, "rope_theta": 10000.0}
 PLAIN = RopeConfig(method="none", factor=1.0)
 
 

@@ -5,6 +5,7 @@ Runs with YARN_TRAIN_LLAMA_CPP, a python that can import llama_cpp, or what ``ma
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf_models import BASE, CONFIGS, PLAIN, extend, save
+from gguf_models import BASE, CONFIGS, L3, PLAIN, config, extend, save
 from support import ROOT, child_env
+from tokenizers import Regex, Tokenizer, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yarn_train.config import RopeConfig
 from yarn_train.gguf import rope, source, write
 from yarn_train.gguf.rope import RopeKeys
+from yarn_train.gguf.vocabulary import SPLITS
 
 INTERPRETER = Path(os.environ.get("YARN_TRAIN_LLAMA_CPP") or ROOT / ".llama-cpp/bin/python")
 WORKER = Path(__file__).parent / "llama_worker.py"
@@ -94,6 +97,41 @@ def test_trained_model_on_real_text(tmp_path: Path) -> None:
     assert difference.max() < CLOSE
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
     assert tokens == tokenizer(text[:20000])["input_ids"]
+
+
+def test_a_base_with_llama3_scaling(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m")
+    config("llama", rope_parameters=L3, max_position_embeddings=512).save_pretrained(folder)
+    write.write_gguf(folder, tmp_path / "m.gguf")
+    ids, lengths = np.random.default_rng(0).integers(2, 4096, 500).tolist(), [40, 500]
+    difference = (llama_cpp(tmp_path / "m.gguf", ids, lengths)[0] - transformers(folder, ids, lengths)).abs()
+    assert difference.max() < CLOSE
+
+
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "smollm", "gpt-2"])
+def test_text_is_split_as_the_tokenizer_does(name: str, tmp_path: Path) -> None:
+    """A tokenizer trained with the split of each family, on text full of digits, cases, spaces and line ends."""
+    folder = save(tmp_path / "m")
+    text = real_text()[:60000] + "\n\n  I'LL won't 12345 6789 3.14159,\r\n\t\u00e9t\u00e9 \u4f60\u597d!!!\n \n  x"
+    tokenizer = Tokenizer.from_str((BASE / "tokenizer.json").read_text())
+    regex = next((regex for regex, known in SPLITS.items() if known == name), None)
+    if regex:
+        split = pre_tokenizers.Split(Regex(regex), "isolated")
+        steps = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    elif name == "smollm":
+        steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    data = json.loads(tokenizer.to_str())
+    data["model"]["ignore_merges"] = name == "llama-bpe"
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    write.write_gguf(folder, tmp_path / "m.gguf")
+    expected = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert llama_cpp(tmp_path / "m.gguf", [5, 6, 7], [3], text)[1] == expected
 
 
 @pytest.mark.parametrize("wrong", ["betas", "factor", "attn_factor", "theta", "kind", "permutation"])
