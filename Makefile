@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-long transformers4 chaos check reproduce docs docs-serve setup clean
+.PHONY: train test test-long transformers4 llama-cpp chaos check reproduce docs docs-serve setup clean
 
 train: setup ## the main job: s=16, then s=32, evaluation and report, on this machine
 	@$(BIN)/python train.py $(ARGS)
@@ -19,6 +19,14 @@ transformers4: .transformers4/.installed ## transformers 4 beside ours, for the 
 
 .transformers4/.installed: | setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .transformers4 transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
+	@touch $@
+
+llama-cpp: .llama-cpp/.installed ## llama.cpp built from source into .llama-cpp/, for the tests of what it makes of our GGUFs
+
+.llama-cpp/.installed: | setup
+	@echo "building llama-cpp-python into .llama-cpp (some minutes, needs a C++ compiler)"
+	@test -x .llama-cpp/bin/python || $(PYTHON) -m venv .llama-cpp
+	@CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-2} CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" .llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
 	@touch $@
 
 chaos: setup ## kill runs at random, CHAOS_KILLS (200) times, and see that each ends as if nothing had happened

@@ -55,7 +55,7 @@ LAYERS = [
         *("model.primitives", "model.varlen", "model.documents", "model.windows", "model.local", "model.backends"),
         *("model.availability", "model.registry"),
     ],
-    ["model.weights", "interop"],
+    ["model.weights", "interop", "gguf"],
     [
         "optim.adamw",
         "optim.host_moments",
@@ -78,7 +78,7 @@ LAYERS = [
     ["checks", "multirun"],
     [
         *("app", "cli", "eval.__main__", "report.__main__", "plan.__main__", "doctor.__main__"),
-        *("export", "prepare", "diff"),
+        *("export", "export_gguf", "prepare", "diff"),
     ],
     ["reproduce"],
 ]
@@ -103,6 +103,7 @@ OWNERS = {
     "optuna": {"sweep.study", "sweep.optuna_parts"},
     "plotly": {"report.plotly"},
     "liger_kernel": {"model.loss"},
+    "gguf": {"gguf.library"},
     "torchao": {"optim.adamw"},
     "peft": {"model.adapters"},
     "lm_eval": {"eval.harness.lm_eval_calls", "eval.harness.language_model", "eval.harness.task"},

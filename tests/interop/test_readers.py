@@ -138,7 +138,7 @@ EXPORTS: dict[str, tuple[dict[str, Any], set[str]]] = {  # options -> readers th
     "ntk_by_parts_by_rotations": ({"method": "ntk_by_parts", "ramp": "by_rotations"}, {LLAMA, TENSORRT}),
     "yarn": ({}, set()),
     "yarn_fraction": ({"factor": 2.5}, set()),
-    "yarn_betas": ({"alpha": 2.0, "beta": 16.0}, set()),
+    "yarn_betas": ({"alpha": 2.0, "beta": 16.0}, {LLAMA}),
     "yarn_untruncated": ({"truncate": False}, {LLAMA, TENSORRT}),
     "yarn_temperature": ({"temperature": 0.8}, {BEFORE, SGLANG, LLAMA, TENSORRT}),
     "yarn_by_rotations": ({"ramp": "by_rotations"}, {LLAMA, TENSORRT}),

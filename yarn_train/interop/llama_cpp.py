@@ -5,9 +5,10 @@ the top level where the dict lacks them; no theta means 10,000; max_position_emb
 without an original length stops the conversion. It loads the config through transformers (4.57.6 by its
 requirements), which puts in the architecture's default theta. ``attention_factor`` (or ``attn_factor``) is written,
 but ``llama-context.cpp`` computes yarn's magnitude anew: only the rule counts. ``ggml.c`` always rounds the ramp's
-ends: ``truncate`` is not read. ``conversion/llama.py`` writes llama3's factors and rotates whole heads. Only Phi-3's
-conversion writes longrope's factors; elsewhere a longrope file runs as plain RoPE. dynamic is dropped too. mistral3
-writes mscale_all_dim, taking mscale as 1.
+ends: ``truncate`` is not read. The betas are read for grok and mistral3 only, elsewhere they are 32 and 1
+(``src/models/``; tests/gguf/test_llama_cpp.py has run it). ``conversion/llama.py`` writes llama3's factors and rotates
+whole heads. Only Phi-3's conversion writes longrope's factors; elsewhere a longrope file runs as plain RoPE. dynamic is
+dropped too. mistral3 writes mscale_all_dim, taking mscale as 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .reading import Layer, Reading, factors, number, reading
 
 NAME = "llama.cpp"
 SHARED = ("gpt_neox", "phi", "phi3", "qwen3_next", "stablelm")  # conversions that write a share of the head
+
+MISTRAL3 = ("mistral3", "ministral3")  # the only ones here whose C++ reads the betas
 
 
 def read(given: Given) -> Reading:
@@ -79,11 +82,13 @@ def _layer(params: Mapping[str, Any], given: Given, notes: list[str]) -> Layer:
 
 def _yarn(params: Mapping[str, Any], given: Given, dim: int, theta: float, notes: list[str]) -> Layer:
     factor, original = number(params, "factor"), number(params, "original_max_position_embeddings")
-    table = tables.yarn(
-        dim, theta, factor, original, number(params, "beta_fast", 32.0), number(params, "beta_slow", 1.0)
-    )
+    betas = number(params, "beta_fast", 32.0), number(params, "beta_slow", 1.0)
+    if given.model_type not in MISTRAL3 and betas != (32.0, 1.0):
+        notes.append("writes beta_fast and beta_slow into the GGUF, where nothing reads them: 32 and 1")
+        betas = (32.0, 1.0)
+    table = tables.yarn(dim, theta, factor, original, *betas)
     attention = tables.mscale(factor)
-    if given.model_type in ("mistral3", "ministral3"):
+    if given.model_type in MISTRAL3:
         attention /= tables.mscale(factor, number(params, "mscale_all_dim", 0.0))
     else:
         named = [key for key in ("attention_factor", "attn_factor", "mscale") if params.get(key) is not None]
