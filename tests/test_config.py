@@ -341,7 +341,7 @@ def test_options_that_contradict_each_other_are_one_named_problem(options: dict[
 CROSS_CHECKED = {"rope", "data", "schedule", "train", "optim.betas", "curriculum.stages", "launch", "profile"}
 CROSS_CHECKED |= {"eval.source", "eval.path", "eval.revision", "eval.column", "passkey.keys"}
 CROSS_CHECKED |= {"eval.truncate", "eval.max_tokens", "eval.windows_per_document"}
-CROSS_CHECKED |= {"compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
+CROSS_CHECKED |= {"adapter", "compile", "engine", "parallel", "memory.offload", "memory.activation", "optim.state"}
 PARTNERS: list[dict[str, Any]] = [
     {"engine": {"offload": "optimizer"}, "parallel": {"context": 6, "ulysses": 3}},
     {"engine": {"offload": "all", "prefetch": 3}, "optim": {"state": "8bit"}, "memory": {"activation": "offload"}},
@@ -351,6 +351,7 @@ PARTNERS: list[dict[str, Any]] = [
     {"launch": {"nproc_per_node": "gpu", "max_restarts": 3}},
     {"launch": {"nproc_per_node": 8, "nnodes": 2, "rendezvous": "[fe80::1]:29500", "timeout": 1.5}},
     {"launch": {"nproc_per_node": 8, "nnodes": 8, "dry_run": True}},
+    {"adapter": {"name": "lora", "rank": 4, "targets": ["q_proj"], "norms": False}, "model": {"init": "pretrained"}},
     {"profile": {"steps": 1, "start": 1, "ranks": [1, 0], "shapes": True}},
 ]
 

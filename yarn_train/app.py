@@ -65,8 +65,9 @@ def train(raw: Mapping[str, Any], typed: Mapping[str, str], folder: Path) -> Non
     """
     stages, problems = examine(raw, folder, typed)
     whole = schema.examine(raw)[0]
-    pinned = model_revision.pinned(whole.model.path, whole.model.revision, run_folder.model_commit(folder, whole))
-    with remote_code.allowed(whole.model.trust_remote_code), pinned:
+    model, recorded = whole.model, run_folder.model_commit(folder, whole)
+    pinned = model_revision.pinned(model.path, model.revision, recorded, ask=not whole.launch.dry_run)
+    with remote_code.allowed(model.trust_remote_code), pinned:
         if whole.launch.dry_run and not problems.lines:
             dry_run(stages, whole, typed, folder, check_run)
             return

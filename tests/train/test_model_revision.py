@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -98,6 +99,35 @@ def test_a_rank_that_read_another_commit_does_not_go_on() -> None:
         with pytest.raises(Exception, match=f"allowed: rank 0's commit {COMMITS['new']}"):
             model_revision.agreed(NAME, COMMITS["new"])
     assert model_revision.of(NAME) is None
+
+
+def test_the_hub_is_asked_once_and_where_it_must_not_be_asked_its_cache(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.point("main", "old")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.home / "hub"))
+    asked = []
+
+    def model_info(path: str, revision: str | None, timeout: float) -> SimpleNamespace:
+        asked.append((path, revision))
+        if revision == "gone":
+            raise OSError("no connection")
+        return SimpleNamespace(sha=COMMITS["new"])
+
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    for ask, revision, expected in (
+        (True, None, "new"),
+        (True, "v1", "new"),
+        (False, None, "old"),
+    ):
+        with model_revision.pinned(NAME, revision, ask=ask):
+            assert model_revision.of(NAME) == COMMITS[expected]
+    with model_revision.pinned(NAME, None, COMMITS["old"]):
+        assert model_revision.of(NAME) == COMMITS["old"]
+    hub.point("gone", "old")
+    with model_revision.pinned(NAME, "gone"):
+        assert model_revision.of(NAME) == COMMITS["old"]
+    assert asked == [(NAME, None), (NAME, "v1"), (NAME, "gone")]
 
 
 def test_what_nobody_knows_is_left_as_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

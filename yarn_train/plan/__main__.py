@@ -26,7 +26,7 @@ from ..rope import hf as rope_hf
 from ..stages import Stage, examine
 from . import show
 from .advice import Adviser
-from .architectures import architecture
+from .architectures import KNOWN, architecture
 from .estimate import DOES_NOT_FIT, Target, plan_stages
 from .jobs import Tracer
 from .output import write_plan
@@ -83,7 +83,7 @@ def check_plan(
     stages, problems = examine(raw, run_folder, typed)
     model = stages[0].cfg.model
     problems.add(model_revision.problems(model.path, model.revision))
-    pinned = model_revision.pinned(model.path, model.revision)
+    pinned = model_revision.pinned(model.path, model.revision, ask=model.path not in KNOWN)
     with problems.collecting(), remote_code.allowed(model.trust_remote_code), pinned:
         base, note = architecture(stages[0].cfg)
         problems.add(_model_problems(stages, base))

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, MistralConfig, PretrainedConfig
 
+from .. import model_revision
 from ..config import Config
 from ..model.load import load_config
 from ..rope.undo import unscaled
@@ -66,7 +67,8 @@ def architecture(cfg: Config) -> tuple[PretrainedConfig, str]:
     if path not in KNOWN:
         return unscaled(load_config(path), cfg.model, cfg.rope)[0], ""
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False), ""
+        revision = model_revision.of(path)
+        return AutoConfig.from_pretrained(path, local_files_only=True, revision=revision, trust_remote_code=False), ""
     except (OSError, ValueError):
         cls, values = KNOWN[path]
         return cls(**values), f"{path} is not in the hub's cache here: planned with the planner's own copy of its sizes"
