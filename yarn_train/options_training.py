@@ -37,7 +37,8 @@ class ModelConfig:
     base_rope: str = option(
         "auto",
         "a base whose RoPE is scaled already; auto: one of YaRN, PI or our own NTK goes on from its original length, "
-        "any other is refused; undo: llama3, longrope and dynamic are undone too; refuse: none is taken",
+        "any other is refused; undo: llama3, longrope and dynamic are undone too, and a stated "
+        "rope.original_max_position_embeddings takes the place of an unscaled config's length; refuse: none is taken",
         choices=("auto", "undo", "refuse"),
     )
     rope_theta: float | None = option(

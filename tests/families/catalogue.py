@@ -58,6 +58,7 @@ HALF = {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}
 HALF |= {"sliding_attention": {"rope_type": "default", "rope_theta": 5e5}}
 EXTENDED = {"max_position_embeddings": 4 * LENGTH}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": LENGTH, "rope_theta": 1e6}
+STATED = (f"rope.original_max_position_embeddings={LENGTH}",)
 UNDO = ("model.base_rope=undo",)
 OFF = ("rope.sliding_window=off",)
 GROWN = "all layers have a window, and the run must say what becomes of it"
@@ -94,6 +95,20 @@ TAKEN: dict[str, Family] = {
     "qwen2_yarn": Family(
         "Qwen 2.5 with its YaRN config", "qwen2", {"rope_parameters": dict(YARN)} | EXTENDED, (), "goes on from L"
     ),
+    "qwen2_card": Family(
+        "Qwen 2.5, YaRN as its card says",
+        "qwen2",
+        {"rope_parameters": dict(YARN)},
+        STATED,
+        "its longest length is the original one, so it is asked which it is",
+    ),
+    "pi": Family(
+        "LongAlpaca, Vicuna 16k (PI)",
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+        STATED,
+        "`linear` names no original length",
+    ),
     "qwen2_window": Family(
         "Qwen 2 with windows in its upper layers",
         "qwen2",
@@ -110,18 +125,18 @@ TAKEN: dict[str, Family] = {
     "phi3": Family(
         "Phi-3 4k, Phi-4",
         "phi3",
-        rope(1e4) | {"sliding_window": None, "original_max_position_embeddings": LENGTH},
-        (),
+        rope(1e4) | {"sliding_window": LENGTH - 1, "original_max_position_embeddings": LENGTH},
+        OFF,
         "its config turns `yarn` into `longrope` without a word, so it is written as `longrope`",
     ),
     "phi3_128k": Family(
         "Phi-3 128k (longrope)",
         "phi3",
         {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * PAIRS}}
-        | {"sliding_window": None, "original_max_position_embeddings": LENGTH}
+        | {"sliding_window": 128 * LENGTH, "original_max_position_embeddings": LENGTH}
         | EXTENDED,
         UNDO,
-        "its factors, which were searched for, are dropped",
+        "its factors, which were searched for, are dropped; its window is longer than any of its texts",
     ),
     "gemma": Family("Gemma", "gemma", rope(1e4) | {"head_dim": 16}),
     "gemma3": Family(

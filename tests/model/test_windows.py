@@ -186,15 +186,17 @@ def test_each_stage_may_have_its_own_window() -> None:
 
 def test_a_window_over_all_layers_needs_an_answer() -> None:
     base = MistralConfig(**SIZES, sliding_window=7)
-    (line,) = window_problems(base, None)
+    (line,) = window_problems(base, None, 32)
     assert "rope.sliding_window" in line
     assert "7 tokens" in line
-    assert all(window_problems(base, asked) == [] for asked in ("off", "keep", 9))
+    assert all(window_problems(base, asked, 32) == [] for asked in ("off", "keep", 9))
+    assert window_problems(base, None, 7) == []  # Phi-3 128k names a window of 262,144 tokens
+    assert window_problems(base, None, None) == [line]
     gemma = Gemma3TextConfig(**SIZES | GEMMA)
-    assert window_problems(gemma, None) == []
-    (line,) = window_problems(gemma, "off")
+    assert window_problems(gemma, None, 32) == []
+    (line,) = window_problems(gemma, "off", 32)
     assert "not extended" in line
-    (line,) = window_problems(MistralConfig(**SIZES, sliding_window=None), 9)
+    (line,) = window_problems(MistralConfig(**SIZES, sliding_window=None), 9, 32)
     assert "no sliding window" in line
 
 

@@ -105,6 +105,8 @@ def test_a_length_that_transformers_filled_in_is_asked_for() -> None:
         ConfigError, match="original_max_position_embeddings: got 'null, for a base with rope_type=yarn"
     ):
         unscaled(config, ModelConfig(), ASKED)
+    with pytest.raises(ConfigError, match=f"original_max_position_embeddings={16 * LENGTH} if that is it"):
+        unscaled(config, ModelConfig(), ASKED)
     stated = RopeConfig(factor=32.0, original_max_position_embeddings=LENGTH)
     assert hf.base_rope(unscaled(config, ModelConfig(), stated)[0]).original_length == LENGTH
 
@@ -116,12 +118,37 @@ def test_another_length_than_the_stated_one_is_refused() -> None:
         unscaled(config, ModelConfig(), wrong)
 
 
-def test_pi_without_an_extended_length_takes_what_is_stated() -> None:
-    """Early PI models kept max_position_embeddings at L, and Gemma 3's factor is not that of its lengths."""
-    config = scaled({"rope_type": "linear", "factor": 4.0}, length=LENGTH)
-    assert hf.base_rope(unscaled(config, ModelConfig(), ASKED)[0]).original_length == LENGTH // 4
+@pytest.mark.parametrize("longest", [LENGTH, 4 * LENGTH], ids=["LongLoRA's way", "extended"])
+def test_pi_that_names_no_original_length_is_asked_for_it(longest: int) -> None:
+    """LongAlpaca keeps max_position_embeddings at L, others raise it, Gemma 3 does neither: its factor does not say."""
+    config = scaled({"rope_type": "linear", "factor": 4.0}, length=longest)
+    with pytest.raises(ConfigError, match=rf"allowed: {longest} or {longest // 4}; fix: state what it was pretrained"):
+        unscaled(config, ModelConfig(), ASKED)
+    assert hf.pretrained_length(config) is None
+    assert hf.possible_lengths(config) == (longest, longest // 4)
     stated = RopeConfig(factor=32.0, original_max_position_embeddings=LENGTH)
-    assert hf.base_rope(unscaled(config, ModelConfig(), stated)[0]).original_length == LENGTH
+    base, note = unscaled(config, ModelConfig(), stated)
+    assert hf.base_rope(base).original_length == LENGTH
+    assert f"pi, factor 4 of original {LENGTH} = {4 * LENGTH} tokens" in note
+
+
+def test_an_unscaled_base_whose_config_names_another_length_takes_the_stated_one_when_told_to() -> None:
+    """Mistral 7B v0.1 says 32,768 and was trained at 8,192; Qwen 3 says 40,960, 8,192 of them for an answer."""
+    config, stated = plain(), RopeConfig(factor=32.0, original_max_position_embeddings=LENGTH // 4)
+    assert unscaled(config, ModelConfig(), stated) == (config, "")
+    (line,) = hf.check_base(config, stated)
+    assert "add model.base_rope=undo" in line
+    base, note = unscaled(config, ModelConfig(base_rope="undo"), stated)
+    assert note == "the base's config says 256 tokens; original length 64, as stated"
+    assert hf.check_base(base, stated) == []
+    assert hf.scaled_config(base, stated).max_position_embeddings == 32 * LENGTH // 4
+    assert config.max_position_embeddings == LENGTH
+
+
+def test_the_note_names_the_length_that_other_scalings_reach() -> None:
+    """Llama 3.1: factor 8 of 8,192 reaches 131,072."""
+    _, note = unscaled(scaled(LLAMA3, 16 * LENGTH), ModelConfig(base_rope="undo"), ASKED)
+    assert f"llama3, factor 8 of original {LENGTH} = {16 * LENGTH} tokens" in note
 
 
 def test_a_changed_theta_is_undone_with_the_length_it_goes_with() -> None:

@@ -60,7 +60,7 @@ def commit_of(run: Path) -> str:
 
 def test_a_run_keeps_the_commit_it_began_with(hub: Hub, tiny_args: list[str], tmp_path: Path) -> None:
     words = [word for word in tiny_args if not word.startswith("model.path")]
-    words += [f"model.path={NAME}", "train.steps=3", "checkpoint.every=1"]
+    words += [f"model.path={NAME}", "train.steps=2", "checkpoint.every=1"]
 
     def train(name: str, *more: str) -> Path:
         done = hub.run(*words, f"run.dir={tmp_path / name}", *more)
@@ -72,14 +72,12 @@ def test_a_run_keeps_the_commit_it_began_with(hub: Hub, tiny_args: list[str], tm
     assert commit_of(run) == COMMITS["old"]
     hub.point("main", "new")
     assert commit_of(train("run")) == COMMITS["old"]
-    hub.point("v1", "old")
-    assert commit_of(train("tagged", "model.revision=v1")) == COMMITS["old"]
-    assert commit_of(train("moved")) == COMMITS["new"]
+    assert commit_of(train("moved", "train.stop_after=1")) == COMMITS["new"]
     first = {
         name: json.loads((tmp_path / name / "01_s4/metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for name in ("run", "tagged", "moved")
+        for name in ("run", "moved")
     }
-    assert first["run"] == first["tagged"] != first["moved"]
+    assert first["run"] != first["moved"]
 
 
 def test_a_folder_has_no_revision(

@@ -46,7 +46,8 @@ def architecture_problems(
         return problems.lines, []
     tried: set[str | None] = set()  # kernels that the architecture was tried with
     for cfg in configs:
-        found = rope_hf.check_base(base, cfg.rope) + window_problems(base, cfg.rope.sliding_window)
+        found = rope_hf.check_base(base, cfg.rope)
+        found += window_problems(base, cfg.rope.sliding_window, rope_hf.reach(base, cfg.rope))
         problems.add(found)
         if not (refused or found):
             problems.add(mask_problems(cfg, base))

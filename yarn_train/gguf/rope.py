@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ..rope.base import rope_type
 from .library import GGUFError
 
-# Relative. llama.cpp multiplies theta up from pair to pair in float32, which adds up to 4e-6 over the 128 pairs of a head
-# of 256; the nearest wrong table, ends of the ramp not rounded, is 5e-2 away.
+# Relative. llama.cpp multiplies theta up from pair to pair in float32, which adds up to 4e-6 over the 128 pairs of a
+# head of 256; the nearest wrong table, ends of the ramp not rounded, is 5e-2 away.
 TOLERANCE = 2e-5
 BETA_FAST, BETA_SLOW = 32.0, 1.0  # whatever the file says, in the architectures that are written here
 PER_PAIR = frozenset({"llama"})  # architectures whose graph reads rope_freqs.weight

@@ -24,9 +24,20 @@ def windows(config: Any) -> tuple[int, ...]:
     return tuple(window if kind == LOCAL else 0 for kind in kinds)
 
 
+def windowed(config: Any) -> bool:
+    """Whether any layer has a window; like the next one without a look at each layer, of which a file may name any."""
+    kinds = getattr(config, "layer_types", None)
+    return bool(getattr(config, "sliding_window", None)) and (not kinds or LOCAL in kinds)
+
+
+def windowed_throughout(config: Any) -> bool:
+    """Whether every layer has a window."""
+    return windowed(config) and all(kind == LOCAL for kind in getattr(config, "layer_types", None) or ())
+
+
 def with_window(config: Any, asked: Asked) -> Any:
     """A copy of a config whose local layers have the window that was asked for; the config itself to keep its own."""
-    if asked in (None, "keep") or not any(windows(config)):
+    if asked in (None, "keep") or not windowed(config):
         return config
     changed = copy.deepcopy(config)
     if asked != "off":
@@ -40,15 +51,19 @@ def with_window(config: Any, asked: Asked) -> Any:
     return changed
 
 
-def window_problems(config: Any, asked: Asked) -> list[str]:
-    """What speaks against the window that was asked for, or against asking for none."""
-    found = windows(config)
-    if not any(found):
+def window_problems(config: Any, asked: Asked, reach: int | None) -> list[str]:
+    """What speaks against the window that was asked for, or against asking for none.
+
+    Args:
+        reach: tokens that the run extends to, s x L; windows as long as that are none. None where it is not known.
+    """
+    if not windowed(config):
         if asked in (None, "keep", "off"):
             return []
         return [problem(KEY, asked, "null: this model has no sliding window", "leave it out")]
-    if asked is None and all(found):
-        got = f"a base whose layers all see {found[0]} tokens back, and nothing that says what becomes of it"
+    window = config.sliding_window
+    if asked is None and windowed_throughout(config) and (reach is None or window < reach):
+        got = f"a base whose layers all see {window} tokens back, and nothing that says what becomes of it"
         fix = f"{KEY}=off lets them see everything, a number of tokens or keep sets their window"
         return [problem(KEY, got, "off | keep | tokens", f"{fix}; the paper's Mistral runs let it grow to the segment")]
     if asked == "off" and nested(getattr(config, "rope_parameters", None) or {}):

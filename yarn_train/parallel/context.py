@@ -21,7 +21,7 @@ from ..data.batch import IGNORE_INDEX, Batch
 from ..dist.mesh import Mesh, ulysses_size
 from ..errors import problem
 from ..model.attention import Attend, attention, register
-from ..model.local import windows
+from ..model.local import windowed
 from ..model.primitives import primitive_for
 from ..model.probe import other_mixers
 from ..model.registry import Kernel
@@ -99,7 +99,7 @@ def context_problems(parallel: ParallelConfig, config: PretrainedConfig) -> list
     if kinds := other_mixers(config):
         allowed = "models whose layers mix tokens by attention only"
         found.append(problem("parallel.context", f"layers of {', '.join(kinds)}", allowed, "set parallel.context=1"))
-    if ulysses < parallel.context and any(windows(config)):
+    if ulysses < parallel.context and windowed(config):
         got = f"a ring of {parallel.context // ulysses} ranks, and layers with a sliding window"
         fix = "use parallel.context_method=ulysses, fewer parallel.context ranks, or rope.sliding_window=off"
         found.append(problem("parallel.context", got, "rings for models that see everything", fix))

@@ -100,7 +100,8 @@ def _model_problems(stages: list[Stage], base: PretrainedConfig) -> list[str]:
         fix = "leave adapters out: they need less than the plan of full fine-tuning says"
         found.append(problem("adapter.name", name, "none in a plan", fix))
     for stage in stages:
-        found += rope_hf.check_base(base, stage.cfg.rope) + window_problems(base, stage.cfg.rope.sliding_window)
+        found += rope_hf.check_base(base, stage.cfg.rope)
+        found += window_problems(base, stage.cfg.rope.sliding_window, rope_hf.reach(base, stage.cfg.rope))
     if not is_language_model(base):  # it has no heads to look at
         return found or [problem("model.path", base.model_type, "causal language models", "use another base")]
     for stage in stages:

@@ -56,14 +56,22 @@ def base_rope(hf_config: Any) -> BaseRope:
 
 
 def pretrained_length(hf_config: Any) -> int | None:
-    """Tokens a model was pretrained at, of a scaled or an unscaled config; None where neither says it.
+    """Tokens a model was pretrained at, of a scaled or an unscaled config; None where neither says it."""
+    return base_rope(hf_config).original_length
 
-    ``linear`` names only its factor; its original length is the extended one divided by it.
+
+def possible_lengths(hf_config: Any) -> tuple[int, ...]:
+    """What a model may have been pretrained at, as far as its config tells.
+
+    Models of position interpolation were published with either length as max_position_embeddings: LongLoRA's with the
+    original one, others with the extended one, and ``linear`` names nothing but its factor.
     """
-    base = base_rope(hf_config)
-    if base.original_length is None and base.scaled is not None and rope_type(base.scaled) == "linear":
-        return round(hf_config.max_position_embeddings / float(base.scaled["factor"]))
-    return base.original_length
+    base, longest = base_rope(hf_config), getattr(hf_config, "max_position_embeddings", None)
+    if base.original_length is not None:
+        return (base.original_length,)
+    if base.scaled is None or rope_type(base.scaled) != "linear" or not longest:
+        return ()
+    return longest, round(longest / float(base.scaled["factor"]))
 
 
 def not_rope(config: Any) -> str | None:

@@ -35,6 +35,7 @@ from .base import (
     with_rope_dict,
 )
 from .base import base_rope as base_rope
+from .base import possible_lengths as possible_lengths
 from .base import pretrained_length as pretrained_length
 from .frequencies import RopeTable, attention_factor, base_frequencies, rope_table
 from .verify import RopeTableError as RopeTableError
@@ -70,6 +71,14 @@ def check_base(hf_config: Any, rope: RopeConfig) -> list[str]:
     return found
 
 
+def reach(hf_config_base: Any, rope: RopeConfig) -> int | None:
+    """Tokens that an UNSCALED base is extended to, round(s x L); None where L is not known."""
+    if not_rope(hf_config_base):
+        return None
+    length = rope.original_max_position_embeddings or base_rope(hf_config_base).original_length
+    return round(rope.factor * length) if length else None
+
+
 def table_for(hf_config_base: Any, rope: RopeConfig) -> RopeTable:
     """The table that a model made from this UNSCALED base config must hold; inv_freq is [rotary_dim/2] float32.
 
@@ -101,7 +110,8 @@ def scaled_config(hf_config: Any, rope: RopeConfig) -> Any:
             continue
         config = with_rope_dict(hf_config, {**spelling, **shared, "rope_theta": base.theta})
         config.max_position_embeddings = round(rope.factor * length)
-        if hasattr(config, "original_max_position_embeddings"):  # Phi-3: it overrides the one in the rope dict
+        # Phi-3's overrides the one in the rope dict; linear has no place for it there, and without it nobody can tell.
+        if hasattr(config, "original_max_position_embeddings") or spelling["rope_type"] == "linear":
             config.original_max_position_embeddings = length
         if hasattr(config, "head_dim") and config.head_dim is None:  # transformers' yarn fails on a null head_dim
             config.head_dim = head_dim(config)
@@ -243,6 +253,6 @@ def _check_length(derived: int | None, given: int | None) -> list[str]:
         fix = "set it to the number of tokens the base was pretrained at"
         return [problem(key, None, "a length, as the base config has no max_position_embeddings", fix)]
     if derived is not None and given is not None and derived != given:
-        fix = f"use null or {derived}; if the base config is wrong, correct max_position_embeddings there"
+        fix = f"use null or {derived}; if {given} is right and the base's config is not, add model.base_rope=undo"
         return [problem(key, given, f"{derived}, the max_position_embeddings of the unscaled base", fix)]
     return []

@@ -8,12 +8,13 @@ fills it in from the extended length without a word.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 from ..config import ModelConfig, RopeConfig
 from ..errors import ConfigError, problem
-from .base import SHARED_KEYS, BaseRope, base_rope, not_rope, rope_dict, rope_type, with_rope_dict
+from .base import SHARED_KEYS, BaseRope, base_rope, not_rope, possible_lengths, rope_dict, rope_type, with_rope_dict
 from .frequencies import attention_factor
 from .hf import method_of
 
@@ -31,18 +32,29 @@ def unscaled(config: Any, model: ModelConfig, rope: RopeConfig) -> tuple[Any, st
     Raises:
         ConfigError: the original length is not known, or stated differently by the config.
     """
-    if not_rope(config) or (model.rope_theta is None and base_rope(config).scaled is None):
+    if not_rope(config):
         return config, ""
-    base, params = base_rope(config), rope_dict(config)
+    base, params, given = base_rope(config), rope_dict(config), rope.original_max_position_embeddings
+    if base.scaled is None and model.rope_theta is None:
+        return _relengthed(config, base, given) if model.base_rope == "undo" else (config, "")
     kind = rope_type(params)
     if base.scaled is not None and not _allowed(config, kind, model.base_rope):
         return config, ""
-    length = _length(config, base, kind, model, rope.original_max_position_embeddings)
+    length = _length(config, base, kind, model, given)
     theta = model.rope_theta or base.theta
     shared = {key: value for key, value in params.items() if key in SHARED_KEYS}
     changed = with_rope_dict(config, {"rope_type": "default", **shared, "rope_theta": theta})
     changed.max_position_embeddings = length
     return changed, _told(config, base, kind, theta, length)
+
+
+def _relengthed(config: Any, base: BaseRope, given: int | None) -> tuple[Any, str]:
+    """An unscaled base whose config names another length than the one it was pretrained at."""
+    if given is None or given == base.original_length:
+        return config, ""
+    changed = copy.deepcopy(config)
+    changed.max_position_embeddings = given
+    return changed, f"the base's config says {base.original_length} tokens; original length {given}, as stated"
 
 
 def own_scaling(config: Any, rope: RopeConfig) -> RopeConfig | None:
@@ -87,12 +99,16 @@ def _length(config: Any, base: BaseRope, kind: str, model: ModelConfig, given: i
             fix = "set it to what the base was pretrained at, before its theta was changed"
             raise ConfigError(problem(LENGTH, None, "a length, where model.rope_theta undoes another theta", fix))
         return given
-    if kind == "linear":
-        return given or round(extended / float((base.scaled or {})["factor"]))
+    if kind == "linear" and given is None and base.original_length is None:
+        either = possible_lengths(config)
+        got = f"null, for a base with rope_type=linear and max_position_embeddings={extended}"
+        fix = "state what it was pretrained at: PI models are published with either length there"
+        raise ConfigError(problem(LENGTH, got, " or ".join(map(str, either)), fix))
     stated = extended if kind == "dynamic" else base.original_length
     if given is None and (stated is None or (stated == extended and kind != "dynamic")):
         got = f"null, for a base with rope_type={kind} whose config gives {extended} as its length"
-        fix = "state what it was pretrained at: transformers fills it in from the extended length where nobody said it"
+        fix = f"state what it was pretrained at, {LENGTH}={extended} if that is it: transformers fills in this number"
+        fix += " where a config has none, so it cannot be told from one that was meant"
         raise ConfigError(problem(LENGTH, got, "the original length in tokens", fix))
     if given is not None and stated not in (None, extended, given):
         fix = f"use null or {stated}; if the base config is wrong, correct it there"
@@ -106,5 +122,6 @@ def _told(config: Any, base: BaseRope, kind: str, theta: float, length: int) -> 
         return f"theta {base.theta:g} of the base undone: {theta:g}, original length {length}"
     method, factor = method_of(config)
     name = method if kind == "longrope" else {"linear": "pi"}.get(kind, kind)
-    reach = f" of original {length} = {factor * length:g} tokens" if factor > 1 else f", original length {length}"
+    longest = factor * length if kind in KNOWN or method in OURS else getattr(config, "max_position_embeddings", None)
+    reach = f" of original {length} = {longest:g} tokens" if factor > 1 and longest else f", original length {length}"
     return f"the base came with {name}, factor {factor:g}{reach}; this run's own scaling takes its place"

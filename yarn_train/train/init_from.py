@@ -37,9 +37,10 @@ def check_weights(source: str, base: PretrainedConfig, tokenizer: Any, original_
         ours, got = getattr(base, key, None), getattr(theirs, key, None)
         if ours != got:
             problems.append(problem(f"run.init_from {key}", got, repr(ours), "name a model of the same architecture"))
-    length = rope_hf.pretrained_length(theirs)
-    if length != original_length:
-        problems.append(problem("run.init_from original length", length, str(original_length), "factors are absolute"))
+    lengths = rope_hf.possible_lengths(theirs)
+    if original_length not in lengths:
+        got = lengths[0] if len(lengths) == 1 else " or ".join(map(str, lengths)) or None
+        problems.append(problem("run.init_from original length", got, str(original_length), "factors are absolute"))
     if tokenizer_sha256(load_tokenizer(source)) != tokenizer_sha256(tokenizer):
         problems.append(problem("run.init_from tokenizer", source, "the tokenizer of model.path", "use its own base"))
     if problems:
