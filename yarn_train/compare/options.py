@@ -26,6 +26,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "run.deterministic": (SUMS,),
     "model": (MODEL,),
     "model.attention": (SUMS,),
+    "adapter": (MODEL, UPDATE),
     "rope": (MODEL,),
     "data": (DATA,),
     "data.document_mask": (MODEL,),

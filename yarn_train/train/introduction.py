@@ -10,7 +10,7 @@ from ..metrics import pace
 from ..stages import Stage
 from .overview import Expected, Outlook
 
-SAME_PACE = ("model", "engine", "parallel", "memory", "compile")  # sections that a step takes as long with
+SAME_PACE = ("model", "adapter", "engine", "parallel", "memory", "compile")  # sections that a step takes as long with
 
 
 class Introduction:
