@@ -70,6 +70,7 @@ def test_a_change_of_nothing_is_harmless_and_a_name_of_nothing_is_not(train, tin
     ("options", "key"),
     [
         (["optim.state=8bit"], "optim.state"),
+        (["adapter.name=lora"], "adapter.name"),
         (["model.init=random"], "model.init"),
         (["rope.factor=8"], "rope.factor"),
     ],

@@ -22,6 +22,10 @@ FIXED = {
     "model.init": "it says where the first weights came from, which is past",
     "run.init_from": "it says where the first weights came from, which is past",
     "optim.state": "the checkpoint holds the optimizer's state in that form",
+    **dict.fromkeys(
+        ("adapter.name", "adapter.rank", "adapter.targets", "adapter.embeddings", "adapter.norms"),
+        "the checkpoint holds these weights and no others",
+    ),
 }
 STAGES = "curriculum.stages"
 STARTED = "a stage that has begun keeps its name and place; its folder is named by them"
