@@ -51,7 +51,7 @@ def with_window(config: Any, asked: Asked) -> Any:
     return changed
 
 
-def window_problems(config: Any, asked: Asked, reach: int | None) -> list[str]:
+def window_problems(config: Any, asked: Asked, reach: float | None) -> list[str]:
     """What speaks against the window that was asked for, or against asking for none.
 
     Args:

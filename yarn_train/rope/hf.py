@@ -71,12 +71,12 @@ def check_base(hf_config: Any, rope: RopeConfig) -> list[str]:
     return found
 
 
-def reach(hf_config_base: Any, rope: RopeConfig) -> int | None:
-    """Tokens that an UNSCALED base is extended to, round(s x L); None where L is not known."""
+def reach(hf_config_base: Any, rope: RopeConfig) -> float | None:
+    """Tokens that an UNSCALED base is extended to, s x L; None where L is not known."""
     if not_rope(hf_config_base):
         return None
     length = rope.original_max_position_embeddings or base_rope(hf_config_base).original_length
-    return round(rope.factor * length) if length else None
+    return rope.factor * length if length else None
 
 
 def table_for(hf_config_base: Any, rope: RopeConfig) -> RopeTable:
