@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING, Gemma3TextConfig
 
 from yarn_train import export
+from yarn_train.interop.defaults import defaults_of
 from yarn_train.interop.finding import NOTE
 from yarn_train.interop.given import from_config
-from yarn_train.interop.judge import judge
+from yarn_train.interop.judge import Row, judge
 
 YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 256}
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
@@ -48,17 +50,23 @@ BROKEN: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "theta inside only": ("theta_only_in_rope_parameters", without("rope_theta", both(YARN)), None),
     "no theta": ("theta_missing", without("rope_theta", config()), None),
     "two thetas": ("theta_disagrees", {**both(YARN), "rope_theta": 1e4}, None),
-    "old name of the type": ("type_only", config(rope={**without("rope_type", YARN), "type": "yarn"}), None),
+    "old name of the type, where it is lost": (
+        "type_only",
+        {**config(rope={**without("rope_type", YARN), "type": "yarn"}), "model_type": "olmo3"},
+        None,
+    ),
     "two types": ("types_contradict", config(rope={**YARN, "type": "linear"}), None),
     "a new type": ("type_unknown", config(rope={"rope_type": "yran", "factor": 16.0}), None),
     "a typo": ("unknown_key", config(rope={**YARN, "beta_fats": 32.0}), None),
-    "an unknown key": ("unknown_key", config(rope={**YARN, "finetuned": True}), None),
+    "an unknown key": ("unknown_key", config(rope={**YARN, "extra": True}), None),
     "factor turned round": ("factor_below_one", config(longest=256, rope={**YARN, "factor": 1 / 16}), None),
     "factor as text": ("factor_not_a_number", config(rope={**YARN, "factor": "16"}), None),
     "no factor": ("factor_missing", config(rope=without("factor", YARN)), None),
     "mscales that cancel": ("mscale_cancels", config(rope={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}), None),
     "magnitude is the default": ("attention_factor_is_default", config(rope={**YARN, "attention_factor": RULE}), None),
-    "longest left behind": ("max_length_left_at_original", config(longest=256), 4096),
+    "longest left behind": ("max_length_left_behind", config(longest=256), 4096),
+    "longest left between": ("max_length_left_behind", config(longest=320), 4096),
+    "longest left between, and no tokenizer to tell": ("factor_stacked", config(longest=320), None),
     "original = longest": (
         "original_equals_max",
         config(rope={**YARN, "original_max_position_embeddings": 4096}),
@@ -112,6 +120,19 @@ HEALTHY = {
         "rope_local_base_freq": 1e4,
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     },
+    "OLMo 3": {**config(rope={**YARN, **BETAS}), "model_type": "olmo3"},
+    "Yarn-Llama-2": config(rope={**without("rope_type", YARN), "type": "yarn", "finetuned": True}),
+    "Gemma 3 with pictures, whose text part has no sizes of its own": {
+        "model_type": "gemma3",
+        "text_config": {"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    },
+    "DeepSeek V3": {
+        **config(rope={**YARN, **BETAS, "mscale": 1.0, "mscale_all_dim": 1.0}),
+        "model_type": "deepseek_v3",
+        "qk_rope_head_dim": 24,
+    },
+    "PI that says where it came from": config(rope={"rope_type": "linear", "factor": 16.0})
+    | {"original_max_position_embeddings": 256},
     "Pythia": {
         "model_type": "gpt_neox",
         "hidden_size": 64,
@@ -139,6 +160,72 @@ def test_gemma_3_keeps_its_two_bases() -> None:
     assert rows["TensorRT-LLM"].difference == 0.0
 
 
+def rows(case: str) -> dict[str, Row]:
+    return {row.reading.reader: row for row in judge(from_config(HEALTHY[case])).rows}
+
+
+def test_olmo_3_scales_the_layers_that_see_everything_alone() -> None:
+    found = rows("OLMo 3")
+    for name in ("transformers 5", "transformers 4", "vLLM now", "SGLang", "llama.cpp"):
+        kinds = {kind: layer.kind for kind, layer in found[name].reading.layers.items()}
+        assert kinds == {"full_attention": "yarn", "sliding_attention": "default"}, name
+        assert found[name].difference == 0.0, name
+    assert found["YaRN's rule"].difference == 0.0
+
+
+@pytest.mark.parametrize("first", ["full_attention", "sliding_attention"])
+def test_yarns_rule_is_that_of_the_layers_it_is_for(first: str) -> None:
+    dicts = {"full_attention": {**YARN, "rope_theta": 5e5}, "sliding_attention": {"rope_type": "default"}}
+    dicts["sliding_attention"]["rope_theta"] = 1e4
+    order = sorted(dicts, key=lambda name: name != first)
+    given = {**without("rope_scaling", config()), "model_type": "gemma3_text", "head_dim": 32}
+    given |= {"rope_parameters": {name: dicts[name] for name in order}}
+    (row,) = [row for row in judge(from_config(given)).rows if row.reading.reader == "YaRN's rule"]
+    assert (row.difference, list(row.reading.layers)) == (0.0, ["full_attention"])
+
+
+def test_latent_attention_has_the_size_that_rotates_and_its_temperature_elsewhere() -> None:
+    given = from_config(HEALTHY["DeepSeek V3"])
+    assert given.head_dim == 24
+    notes = {note.name for note in judge(given).findings}
+    assert "mscale_in_softmax" in notes
+    assert not notes & {"mscale_cancels"}
+
+
+def test_parts_of_a_composite_config_have_their_class_s_sizes() -> None:
+    given = from_config(HEALTHY["Gemma 3 with pictures, whose text part has no sizes of its own"])
+    theirs = Gemma3TextConfig()
+    assert (given.head_dim, given.max_length) == (theirs.head_dim, theirs.max_position_embeddings)
+
+
+@pytest.mark.parametrize(
+    ("longest", "original", "factor"), [(40960, 32768, 4.0), (32768, 8192, 16.0)], ids=["Qwen 3", "Yarn-Mistral"]
+)
+def test_a_length_left_behind_is_not_mended_by_another_factor(longest: int, original: int, factor: float) -> None:
+    """The factor is what the model was trained with: following such advice would change its frequencies."""
+    rope = {**YARN, "factor": factor, "original_max_position_embeddings": original}
+    (fault,) = judge(from_config(config(longest, rope))).faults
+    assert fault.fix.startswith(f"max_position_embeddings {factor * original:g} if the model was trained with factor")
+    (fault,) = judge(from_config(config(longest, rope), {"model_max_length": 131072})).faults
+    assert fault.fix == "set max_position_embeddings to 131072"
+
+
+@pytest.mark.parametrize("kind", ["glm4", "glm4_moe"])
+def test_llama_cpp_rotates_half_of_a_glm_head(kind: str) -> None:
+    given = from_config({**config(), "model_type": kind, "head_dim": 32})
+    (row,) = [row for row in judge(given).rows if row.reading.reader == "llama.cpp"]
+    assert row.difference == 0.0
+    assert len(row.reading.layers["all"].inv_freq) == 8
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "olmo3", "gemma3_text", "glm4", "phi", "gpt_neox", "qwen3_next"])
+def test_what_a_config_leaves_out_is_what_its_class_fills_in(kind: str) -> None:
+    params = CONFIG_MAPPING[kind]().rope_parameters
+    params = params.get("full_attention", params)
+    found = defaults_of(kind)
+    assert (found.theta, found.share or 1.0) == (params["rope_theta"], params.get("partial_rotary_factor", 1.0))
+
+
 def test_what_is_legal_but_not_read_by_all_is_a_note() -> None:
     found = judge(from_config(config(rope={**YARN, "truncate": False})))
     assert found.faults == []
@@ -152,7 +239,7 @@ def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["reader", "rope"]
     assert lines[-1] == "no fault found"
-    file.write_text(json.dumps(config(longest=1024)))
+    file.write_text(json.dumps(config(longest=65536)))
     assert export.main(["--check", str(file)]) == 1
     assert "FAULT factor_stacked" in capsys.readouterr().out
     assert export.main(["--check", str(file), "--json"]) == 1

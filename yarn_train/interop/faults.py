@@ -9,7 +9,8 @@ from typing import Any
 
 from . import tables
 from .finding import NOTE, Finding
-from .given import GEMMA3, Given
+from .given import GEMMA3, MIXED, Given
+from .transformers5 import FULL
 
 SHARED = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 ORIGINAL = "original_max_position_embeddings"
@@ -53,7 +54,7 @@ def theta_spelling(given: Given) -> Iterator[Finding]:
     if nested or (given.model_type in GEMMA3 and top is not None):
         return
     if inner is None and top is None:
-        if given.scaling.get("rope_theta") is None:
+        if given.scaling.get("rope_theta") is None and not given.part:
             meant = f"a base; readers take {given.default_theta:g}"
             yield Finding("theta_missing", "no rope_theta", meant, "write rope_theta")
     elif given.parameters and inner is None:
@@ -74,6 +75,8 @@ def spelling(given: Given) -> Iterator[Finding]:
     if scaled and not old:
         fix = "copy rope_parameters into rope_scaling"
         yield Finding("scaling_only_in_rope_parameters", "no rope_scaling", "transformers 4 sees no scaling", fix)
+    if isinstance(new.get(FULL), Mapping) and not any(isinstance(value, Mapping) for value in old.values()):
+        new = new[FULL]  # the older spelling has one dict, and it is meant for the layers that see everything
     if new and old and (differ := _differences(new, old)):
         got = "; ".join(f"{key}: {new.get(key)!r} and {old.get(key)!r}" for key in differ)[:300]
         meant = "the same in rope_parameters and rope_scaling; transformers 5 takes rope_scaling"
@@ -94,8 +97,11 @@ def types(given: Given, params: Mapping[str, Any], kind: str, where: str) -> Ite
     """The two names of the type."""
     new, old = params.get("rope_type"), params.get("type")
     if params and new is None and old is not None:
-        fix = f"write rope_type {old!r} too"
-        yield Finding("type_only", f"type {old!r}{where} without rope_type", "rope_type since transformers 4.43", fix)
+        got, fix = f"type {old!r}{where} without rope_type", f"write rope_type {old!r} too"
+        if given.model_type in MIXED:  # its dict has a rope_type already, default, when this one is put into it
+            yield Finding("type_only", got, "rope_type: transformers 5 sees no scaling here", fix)
+        else:
+            yield Finding("type_only", got, "rope_type since transformers 4.43; all read the older name too", fix, NOTE)
     elif new is not None and old is not None and old != new and (old, new) != ("su", "longrope"):
         meant = "one type: vLLM refuses, transformers 4 takes type, transformers 5 rope_type"
         yield Finding("types_contradict", f"rope_type {new!r}, type {old!r}{where}", meant, "make them equal")
@@ -110,7 +116,10 @@ def unknown_keys(given: Given, params: Mapping[str, Any], kind: str, where: str)
     known = KEYS.get(kind)
     if known is None or (kind == "default" and not params.get("rope_type") and not params.get("type")):
         return
-    for key in sorted(set(params) - known - SHARED):
+    if kind == "yarn" and "finetuned" in params:
+        meant = "a remark of the first YaRN models' own code, which nothing else reads"
+        yield Finding("finetuned", f"finetuned: {params['finetuned']!r}{where}", meant, "leave it, or remove it", NOTE)
+    for key in sorted(set(params) - known - SHARED - {"finetuned"}):
         near = difflib.get_close_matches(key, sorted(known | SHARED), 1, 0.7)
         meant = f"perhaps {near[0]}" if near else f"a key of {kind}"
         yield Finding("unknown_key", f"{key}: {params[key]!r}{where}", meant, "correct or remove it")
@@ -151,20 +160,24 @@ def lengths(given: Given, params: Mapping[str, Any], kind: str, where: str) -> I
 
 def _ratio(given: Given, original: float, scale: float, longest: int) -> Iterator[Finding]:
     got = f"max_position_embeddings {longest}, original {original:g}, factor {scale:g}"
-    whole = scale * original
-    if longest == original and given.tokenizer_length and given.tokenizer_length >= whole - 1:
+    whole, other = scale * original, longest / original
+    if longest - whole >= 1:
+        meant = f"max_position_embeddings {whole:g}: factors have been stacked, or one was not updated"
+        fix = f"factor {other:g} if the model reaches {longest}: it is absolute, from the pretraining length"
+        yield Finding("factor_stacked", got, meant, fix)
+    elif whole - longest < 1:
+        return
+    elif (given.tokenizer_length or 0) >= whole - 1:
         fix = f"set max_position_embeddings to {round(whole)}"
         meant = f"{whole:g} = factor x original, as the tokenizer says: readers cut off at {longest}"
-        yield Finding("max_length_left_at_original", got, meant, fix)
+        yield Finding("max_length_left_behind", got, meant, fix)
     elif longest == original:
         meant = "either is wrong: the longest length is still the original one, or the original was set to the longest"
         fix = f"original {original / scale:g} if the model reaches {longest}, else max_position_embeddings {whole:g}"
         yield Finding("original_equals_max", got, meant, fix)
-    elif abs(longest - whole) >= 1:
-        meant = f"max_position_embeddings {whole:g}: factors have been stacked, or one was not updated"
-        fix = (
-            f"factor {longest / original:g} if the model reaches {longest}: it is absolute, from the pretraining length"
-        )
+    else:
+        meant = f"{whole:g} = factor x original: the longest length was left behind, or factors have been stacked"
+        fix = f"max_position_embeddings {whole:g} if the model was trained with factor {scale:g}, else factor {other:g}"
         yield Finding("factor_stacked", got, meant, fix)
 
 
@@ -192,10 +205,20 @@ def magnitude(given: Given, params: Mapping[str, Any], kind: str, where: str) ->
         fix = "remove it, or write attention_factor"
         yield Finding("attn_factor", f"attn_factor {params['attn_factor']}{where}", meant, fix)
     over, under = _number(params.get("mscale")), _number(params.get("mscale_all_dim"))
-    if over and under and over == under and stated is None:
+    if over and under and over == under and stated is None and _latent(given):
+        meant = (
+            "they cancel in cos and sin; this attention multiplies its softmax scale by the square of mscale instead"
+        )
+        yield Finding("mscale_in_softmax", f"mscale = mscale_all_dim = {over:g}{where}", meant, "leave both", NOTE)
+    elif over and under and over == under and stated is None:
         meant = f"they cancel: no temperature, 1 instead of {rule:g}; some readers ignore them and take {rule:g}"
         fix = "remove both, or write attention_factor 1.0 if the model was trained without temperature"
         yield Finding("mscale_cancels", f"mscale = mscale_all_dim = {over:g}{where}", meant, fix)
+
+
+def _latent(given: Given) -> bool:
+    """DeepSeek's attention, whose own code applies YaRN's temperature."""
+    return "qk_rope_head_dim" in given.config or given.model_type.startswith("deepseek")
 
 
 def divisors(given: Given, params: Mapping[str, Any], kind: str, where: str) -> Iterator[Finding]:

@@ -9,31 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, problem
+from .defaults import Defaults, defaults_of
 
 # Architectures whose older config.json names theta and the rotated share differently.
 OLD_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct"), "gpt_neox_japanese": ("rotary_emb_base", "rotary_pct")}
-# What transformers takes where a config names no theta; every other architecture of ours: 10,000.
-DEFAULT_THETA = {
-    "mixtral": 1e6,
-    "gemma3_text": 1e6,
-    "gemma3": 1e6,
-    "phimoe": 1e6,
-    "qwen2_vl": 1e6,
-    "qwen2_5_vl": 1e6,
-    "cohere": 5e5,
-    "olmo3": 5e5,
-    "flex_olmo": 5e5,
-    "bitnet": 5e5,
-    "llama4_text": 5e5,
-    "smollm3": 2e6,
-    "gpt_oss": 1.5e5,
-    "helium": 1e5,
-    "minimax": 1e6,
-    "minimax_m2": 5e6,
-    "apertus": 1.2e7,
-}
-DEFAULT_SHARE = {"gpt_neox": 0.25, "phi": 0.5, "stablelm": 0.25, "persimmon": 0.5}
 GEMMA3 = ("gemma3_text", "gemma3")
+MIXED = (*GEMMA3, "olmo3")  # local layers are never scaled, in either spelling: rope_scaling is meant for the others
 
 
 @dataclass(frozen=True)
@@ -45,12 +26,14 @@ class Given:
         max_length: max_position_embeddings in tokens, None where the file has none.
         head_dim: dimensions of a head.
         tokenizer_length: model_max_length of tokenizer_config.json in tokens; None where it says none.
+        part: of a composite config, whose parts are written without their defaults.
     """
 
     config: Mapping[str, Any]
     max_length: int | None
     head_dim: int
     tokenizer_length: int | None = None
+    part: bool = False
 
     @property
     def model_type(self) -> str:
@@ -60,7 +43,7 @@ class Given:
     @property
     def default_theta(self) -> float:
         """What transformers takes for this architecture where no theta is named."""
-        return DEFAULT_THETA.get(self.model_type, 10_000.0)
+        return defaults_of(self.model_type).theta
 
     @property
     def top_theta(self) -> Any:
@@ -71,7 +54,14 @@ class Given:
     def top_share(self) -> Any:
         """The rotated share outside the rope dicts, as transformers would take it; None for the whole head."""
         found = self._first("partial_rotary_factor", OLD_NAMES.get(self.model_type, ("", "partial_rotary_factor"))[1])
-        return DEFAULT_SHARE.get(self.model_type) if found is None else found
+        return defaults_of(self.model_type).share if found is None else found
+
+    @property
+    def local_theta(self) -> float:
+        """theta of the local layers of a MIXED architecture, where no dict of theirs says it."""
+        if self.model_type in GEMMA3:
+            return float(self.config.get("rope_local_base_freq") or 10_000.0)
+        return float(self.default_theta if self.top_theta is None else self.top_theta)
 
     @property
     def scaling(self) -> dict[str, Any]:
@@ -106,17 +96,24 @@ def from_config(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None =
         CheckpointError: no head size can be worked out.
     """
     text = config.get("text_config") or config.get("llm_config")
+    part = isinstance(text, Mapping)
     inner = dict(text) if isinstance(text, Mapping) else dict(config)
-    head, hidden, heads = (_whole(inner.get(key)) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if head is None and hidden and heads:
-        head = hidden // heads
+    default = defaults_of(str(inner.get("model_type") or "").lower())
+    head = _head(inner, default)
     if not head or head < 2:
         fix = "name a folder of a causal language model with rotary positions"
         raise CheckpointError(problem(name, "no head_dim and no hidden_size with num_attention_heads", "both", fix))
+    longest = _whole(inner.get("max_position_embeddings")) or (default.max_length if part else None)
     length = _whole((tokenizer or {}).get("model_max_length"))
-    return Given(
-        inner, _whole(inner.get("max_position_embeddings")), head, length if length and length < 10**9 else None
-    )
+    return Given(inner, longest, head, length if length and length < 10**9 else None, part)
+
+
+def _head(inner: Mapping[str, Any], default: Defaults) -> int | None:
+    """Dimensions of a head that may be rotated: of latent attention (DeepSeek) the part that RoPE turns."""
+    named = _whole(inner.get("qk_rope_head_dim")) or _whole(inner.get("head_dim")) or default.head_dim
+    hidden = _whole(inner.get("hidden_size")) or default.hidden_size
+    heads = _whole(inner.get("num_attention_heads")) or default.heads
+    return named or (hidden // heads if hidden and heads else None)
 
 
 def _object(file: Path) -> dict[str, Any]:

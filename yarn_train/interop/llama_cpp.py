@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import tables
-from .given import GEMMA3, Given
+from .given import MIXED, Given
 from .reading import Layer, Reading, factors, number, reading
 
 NAME = "llama.cpp"
-SHARED = ("gpt_neox", "phi", "phi3", "qwen3_next", "stablelm")  # conversions that write a share of the head
+# Conversions that write a share of the head (glm4: conversion/glm.py, half of it where the config names none).
+SHARED = ("glm4", "glm4_moe", "gpt_neox", "phi", "phi3", "qwen3_next", "stablelm")
 
 MISTRAL3 = ("mistral3", "ministral3")  # the only ones here whose C++ reads the betas
 
@@ -38,8 +39,8 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     full = dict(chosen.get("full_attention") or {}) if nested else chosen
     found = {"all": _layer(_filled(full, given), given, notes)}
     local = chosen.get("sliding_attention") if nested else None
-    if given.model_type in GEMMA3 and not nested:
-        local = {"rope_theta": given.config.get("rope_local_base_freq") or 10_000.0}
+    if given.model_type in MIXED and not nested:
+        local = {"rope_theta": given.local_theta}
     if local is not None:
         theta = number(local, "rope_theta", 10_000.0)
         table = tables.unscaled(_rotated(full, given), theta)

@@ -18,8 +18,10 @@ def read(given: Given) -> Reading:
 
 
 def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
-    stated = given.scaling or given.parameters
-    params = next(iter(transformers5.standard(given).values()))
+    kinds = transformers5.standard(given)
+    name = transformers5.FULL if transformers5.FULL in kinds else next(iter(kinds))
+    params, stated = kinds[name], given.scaling or given.parameters
+    stated = stated.get(name, stated)
     if params["rope_type"] != "yarn":
         raise Refused("not a yarn config")
     factor = number(params, "factor")
@@ -31,4 +33,4 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     truncate = params.get("truncate") is not False
     table = tables.yarn(dim, theta, factor, original, max(betas), min(betas), truncate)
     layer = Layer("yarn", theta, factor, round(original), tables.mscale(factor), table)
-    return {"all": layer}, round(original * factor), []
+    return {name: layer}, round(original * factor), []

@@ -29,7 +29,7 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     found = {name: _layer(params, given, notes) for name, params in transformers5.standard(given).items()}
     length = _longest(given, found.get("full_attention", next(iter(found.values()))))
     if length != given.max_length:
-        notes.append("multiplies the length by the factor again")
+        notes.append("multiplies the length by the factor")
     return found, length, notes
 
 

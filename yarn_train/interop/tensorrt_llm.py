@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import tables
-from .given import GEMMA3, Given
+from .given import MIXED, Given
 from .reading import Layer, Reading, Refused, factors, number, reading
 
 NAME = "TensorRT-LLM"
@@ -31,7 +31,7 @@ def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
     notes: list[str] = []
     flat = given.parameters
     nested = next((v for v in (flat.get("full_attention"), *flat.values()) if isinstance(v, Mapping)), None)
-    mixed = nested is not None or given.model_type in GEMMA3
+    mixed = nested is not None or given.model_type in MIXED
     if mixed:
         flat = flat if nested is None else dict(nested)
         notes.append("layers of full attention only; what it does in the others is not verified")

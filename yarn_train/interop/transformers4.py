@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import tables, transformers5
-from .given import GEMMA3, Given
+from .given import MIXED, Given
 from .reading import Layer, Reading, Refused, factors, number, reading
 
 NAME = "transformers 4"
+PHI3 = ("su", "yarn", "longrope")  # it takes the first two for the third
 
 
 def read(given: Given) -> Reading:
@@ -23,10 +24,13 @@ def read(given: Given) -> Reading:
 
 
 def _rule(given: Given) -> tuple[dict[str, Layer], int | None, list[str]]:
+    kind = given.scaling.get("type")
+    if given.model_type == "phi3" and given.scaling and (len(given.scaling) != 3 or kind not in PHI3):
+        raise Refused("of Phi-3, rope_scaling must have three keys: type, short_factor, long_factor")
     notes = ["does not read rope_parameters"] if given.parameters and not given.scaling and _scaled(given) else []
     found = {"all": _layer(given.scaling, given)}
-    if given.model_type in GEMMA3:
-        local = number({"theta": given.config.get("rope_local_base_freq")}, "theta", 10_000.0)
+    if given.model_type in MIXED:
+        local = given.local_theta
         table = tables.unscaled(given.head_dim, local)
         found = {"full_attention": found["all"], "sliding_attention": Layer("default", local, 1.0, None, 1.0, table)}
     return found, given.max_length, notes

@@ -1,6 +1,7 @@
 """transformers 5: ``modeling_rope_utils.py`` and ``configuration_utils.py`` of 5.23.0.
 
-``rope_scaling`` that is not empty REPLACES ``rope_parameters``. theta and the rotated share are taken from that dict,
+``rope_scaling`` that is not empty REPLACES ``rope_parameters``; of Gemma 3 and OLMo 3 it UPDATES the dict of full
+attention. theta and the rotated share are taken from that dict,
 then from the top level, then the architecture's default. ``rope_type`` wins over ``type``. A missing original length
 becomes max_position_embeddings, and one at the top level overrides the dict's. ``attention_factor`` is final; else
 both of ``mscale`` and ``mscale_all_dim`` as a ratio; else the rule. ``attn_factor`` and unknown keys are only warned
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import tables
-from .given import GEMMA3, Given
+from .given import MIXED, Given
 from .reading import Layer, Reading, Refused, factors, number, reading
 
 NAME = "transformers 5"
+FULL, LOCAL = "full_attention", "sliding_attention"
 WITH_ORIGINAL = ("llama3", "yarn", "longrope")
 
 
@@ -36,14 +38,27 @@ def layers(given: Given) -> dict[str, Layer]:
 
 def standard(given: Given) -> dict[str, dict[str, Any]]:
     """The rope dict of each kind of layer after transformers has filled in what is missing."""
+    if given.model_type in MIXED:
+        return {name: _filled(params, given) for name, params in _mixed(given).items()}
     chosen = given.scaling or given.parameters
     nested = {name: dict(params) for name, params in chosen.items() if isinstance(params, Mapping)}
     if nested:
         return {name: _filled(params, given) for name, params in nested.items()}
-    if given.model_type in GEMMA3:
-        local = {"rope_theta": given.config.get("rope_local_base_freq") or 10_000.0}
-        return {"full_attention": _filled(chosen, given), "sliding_attention": _filled(local, given)}
     return {"all": _filled(chosen, given)}
+
+
+def _mixed(given: Given) -> dict[str, dict[str, Any]]:
+    """rope_scaling is put into the dict of full attention, key by key; the local layers keep theirs."""
+    plain, found = {"rope_type": "default"}, {}
+    for name in (FULL, LOCAL):
+        stated = given.parameters.get(name)
+        found[name] = dict(stated) if isinstance(stated, Mapping) else dict(plain)
+    found[FULL] |= {key: value for key, value in given.scaling.items() if not isinstance(value, Mapping)}
+    if given.model_type == "olmo3" and "rope_theta" not in found[FULL]:
+        # the top level's is taken once, for the dict of full attention: local layers then get the class's own
+        found[LOCAL].setdefault("rope_theta", given.default_theta)
+    found[LOCAL].setdefault("rope_theta", given.local_theta)
+    return found
 
 
 def _filled(params: Mapping[str, Any], given: Given) -> dict[str, Any]:

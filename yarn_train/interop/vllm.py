@@ -43,7 +43,7 @@ def _rule(given: Given, now: bool) -> tuple[dict[str, Layer], int | None, list[s
         found[name] = _layer(_renamed(params), given, now, notes)
     length = _longest(given, found, now)
     if length != given.max_length:
-        notes.append(f"multiplies the length by the factor again; {UNVERIFIED}")
+        notes.append(f"multiplies the length by the factor; {UNVERIFIED}")
     return found, length, notes
 
 
