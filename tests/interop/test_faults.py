@@ -173,12 +173,13 @@ def test_olmo_3_scales_the_layers_that_see_everything_alone() -> None:
     assert found["YaRN's rule"].difference == 0.0
 
 
+@pytest.mark.parametrize("kind", ["gemma3_text", "mellum"])
 @pytest.mark.parametrize("first", ["full_attention", "sliding_attention"])
-def test_yarns_rule_is_that_of_the_layers_it_is_for(first: str) -> None:
+def test_yarns_rule_is_that_of_the_layers_it_is_for(first: str, kind: str) -> None:
     dicts = {"full_attention": {**YARN, "rope_theta": 5e5}, "sliding_attention": {"rope_type": "default"}}
     dicts["sliding_attention"]["rope_theta"] = 1e4
     order = sorted(dicts, key=lambda name: name != first)
-    given = {**without("rope_scaling", config()), "model_type": "gemma3_text", "head_dim": 32}
+    given = {**without("rope_scaling", config()), "model_type": kind, "head_dim": 32}
     given |= {"rope_parameters": {name: dicts[name] for name in order}}
     (row,) = [row for row in judge(from_config(given)).rows if row.reading.reader == "YaRN's rule"]
     assert (row.difference, list(row.reading.layers)) == (0.0, ["full_attention"])
