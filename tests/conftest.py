@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,38 @@ def train(compose: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
         typed = {text.split("=")[0].lstrip("+"): text for text in overrides}
         app.train(compose(*overrides), typed, folder)
         return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rank_server() -> Iterator[subprocess.Popen[str]]:
+    """Forks ranks on order, see rank_server.py."""
+    command = [sys.executable, str(ROOT / "tests/rank_server.py")]
+    env = {**child_env(), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline()) == {"ready": True}
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def forked(rank_server: subprocess.Popen[str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """forked(*overrides, ranks=2): train.py on several ranks, as `launch` starts it but without torchrun's seconds."""
+
+    def run(*overrides: str, ranks: int = 2, check: bool = True) -> subprocess.CompletedProcess[str]:
+        logs = [str(tmp_path / f".{name}") for name in ("stdout", "stderr")]
+        order = {"words": overrides, "ranks": ranks, "environ": child_env(), "logs": logs}
+        assert rank_server.stdin
+        assert rank_server.stdout
+        print(json.dumps(order), file=rank_server.stdin, flush=True)
+        codes = json.loads(rank_server.stdout.readline())["codes"]
+        said = ["".join(Path(f"{log}.{rank}").read_text() for rank in range(ranks)) for log in logs]
+        done = subprocess.CompletedProcess(overrides, next((code for code in codes if code), 0), *said)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
     return run
 

@@ -45,7 +45,7 @@ def files_with(folder: Path, text: str) -> list[str]:
 
 
 def test_a_resumed_run_of_two_ranks_is_one_run_with_each_step_once(
-    launch: Callable[..., subprocess.CompletedProcess[str]],
+    forked: Callable[..., subprocess.CompletedProcess[str]],
     tiny_args: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,10 +55,10 @@ def test_a_resumed_run_of_two_ranks_is_one_run_with_each_step_once(
     sweep, run = tmp_path / "sweep", tmp_path / "sweep" / "run"
     write(sweep, Sweep("sweep", "", "grid", "basic", {}))
     words = [*tiny_args, f"run.dir={run}", f"tracking.wandb_tags=[fast,'{SECRET}']"]
-    first = launch(*words, "train.stop_after=5", ranks=2)
+    first = forked(*words, "train.stop_after=5")
     assert first.stdout.count(f"wandb: offline in {run}/wandb, project yarn-train") == 1
     shutil.rmtree(run / "01_s4" / "checkpoints" / "step_00000005")  # as if it had been killed before that was complete
-    second = launch(*words, ranks=2)
+    second = forked(*words)
     assert f"wandb sync {run}/wandb" in second.stdout
     assert "wandb sync" not in first.stdout
 

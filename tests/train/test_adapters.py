@@ -101,7 +101,7 @@ def test_steps_are_those_of_pefts_model_in_a_plain_loop(
 
 
 def test_two_ranks_and_a_resume_change_nothing(
-    train: Train, launch: Callable[..., Any], tiny_args: list[str], tmp_path: Path
+    train: Train, forked: Callable[..., Any], tiny_args: list[str], tmp_path: Path
 ) -> None:
     words = [*tiny_args, *LORA, *PRECISE, "train.global_batch_size=2", "memory.activation=full"]
     whole = train(tmp_path / "whole", *words)
@@ -109,7 +109,7 @@ def test_two_ranks_and_a_resume_change_nothing(
     again = train(tmp_path / "cut", *words)
     assert course(again / "01_s4") == course(whole / "01_s4")
     assert same_weights(again / "01_s4/model", whole / "01_s4/model")
-    launch(*words, f"run.dir={tmp_path / 'ranks'}", ranks=2)
+    forked(*words, f"run.dir={tmp_path / 'ranks'}")
     for alone, shared in zip(metrics(whole / "01_s4"), metrics(tmp_path / "ranks/01_s4"), strict=True):
         assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)

@@ -11,11 +11,11 @@ from support import course, metrics, same_weights
 from yarn_train import export
 
 
-def test_a_deepspeed_run_stops_resumes_and_exports(launch, train, tiny_args, tmp_path):
+def test_a_deepspeed_run_stops_resumes_and_exports(forked, train, tiny_args, tmp_path):
     args = [*tiny_args, "engine.name=deepspeed"]  # ZeRO-3, bfloat16
-    launch(*args, f"run.dir={tmp_path / 'whole'}", ranks=2)
-    launch(*args, f"run.dir={tmp_path / 'parts'}", "train.stop_after=4", ranks=2)
-    done = launch(*args, f"run.dir={tmp_path / 'parts'}", ranks=2)
+    forked(*args, f"run.dir={tmp_path / 'whole'}")
+    forked(*args, f"run.dir={tmp_path / 'parts'}", "train.stop_after=4")
+    done = forked(*args, f"run.dir={tmp_path / 'parts'}")
     assert "DeepSpeed ZeRO-3: everything sharded over 2 rank(s)" in done.stdout
     whole, parts = tmp_path / "whole/01_s4", tmp_path / "parts/01_s4"
     assert course(whole) == course(parts)
@@ -28,15 +28,15 @@ def test_a_deepspeed_run_stops_resumes_and_exports(launch, train, tiny_args, tmp
     assert same_weights(whole / "model", tmp_path / "exported")
 
 
-def test_a_context_parallel_run_trains_evaluates_and_resumes_like_one_process(launch, train, tiny_args, tmp_path):
+def test_a_context_parallel_run_trains_evaluates_and_resumes_like_one_process(forked, train, tiny_args, tmp_path):
     evaluation = ["eval=perplexity", "eval.documents=2", "eval.windows=[50]", "eval.stride=16", "eval.split=test"]
     args = [a for a in tiny_args if a != "eval=none"]
     args += [*evaluation, "eval.baselines=false", "model.dtype=float32", "memory.activation=attention"]
     one = train(tmp_path / "one", *args)
     here = ["parallel.context=2", f"run.dir={tmp_path / 'two'}"]
-    launch(*args, *here, "train.stop_after=4", ranks=2)  # Ulysses, as 2 divides the heads
+    forked(*args, *here, "train.stop_after=4")  # Ulysses, as 2 divides the heads
     # How a sequence is shared is a matter of the moment, not of the checkpoint; the evaluation runs on the ring too.
-    launch(*args, *here, "parallel.context_method=ring", ranks=2)
+    forked(*args, *here, "parallel.context_method=ring")
     for a, b in zip(course(one / "01_s4"), course(tmp_path / "two/01_s4"), strict=True):
         assert a[2] == pytest.approx(b[2], rel=1e-5)
         assert a[4] == pytest.approx(b[4], rel=1e-4)

@@ -14,10 +14,10 @@ def test_accumulation_of_four_equals_one_pass(train, tiny_args, tmp_path):
     _assert_close(one / "01_s4", four / "01_s4")
 
 
-def test_two_ranks_equal_one(train, launch, tiny_args, tmp_path):
+def test_two_ranks_equal_one(train, forked, tiny_args, tmp_path):
     args = [*tiny_args, "model.dtype=float32"]
     one = train(tmp_path / "one", *args, "train.micro_batch_size=2")
-    launch(*args, "train.micro_batch_size=2", f"run.dir={tmp_path / 'two'}", ranks=2)
+    forked(*args, "train.micro_batch_size=2", f"run.dir={tmp_path / 'two'}")
     _assert_close(one / "01_s4", tmp_path / "two/01_s4")
 
 

@@ -58,9 +58,9 @@ def test_one_process_saves_and_says_so(train, tiny_args, tmp_path, number):
     assert "the same command goes on" in err
 
 
-def test_two_ranks_agree_on_the_step_even_when_one_is_asked(launch, tiny_args, tmp_path):
+def test_two_ranks_agree_on_the_step_even_when_one_is_asked(forked, tiny_args, tmp_path):
     args = [*tiny_args, *STEPS, "model.dtype=float32"]
-    launch(*args, f"run.dir={tmp_path / 'whole'}", ranks=2)
+    forked(*args, f"run.dir={tmp_path / 'whole'}")
     run = tmp_path / "parts"
     process = start(*args, f"run.dir={run}", ranks=2)
     begun(run, process)
@@ -69,7 +69,7 @@ def test_two_ranks_agree_on_the_step_even_when_one_is_asked(launch, tiny_args, t
     process.communicate(timeout=60)
     assert process.returncode == 1  # torchrun's word for exit codes that are not 0; its launchers of ours say 75
     assert "stopped by SIGUSR1" in json.loads((run / "run.json").read_text())["exit_reason"]
-    launch(*args, f"run.dir={run}", ranks=2)
+    forked(*args, f"run.dir={run}")
     assert course(run / "01_s4") == course(tmp_path / "whole/01_s4")
     assert same_weights(run / "01_s4/model", tmp_path / "whole/01_s4/model")
 
