@@ -136,6 +136,25 @@ def test_rows_of_all_stages_come_once_and_in_order_then_the_results(tmp_path: Pa
     assert not probe.thread.is_alive()
 
 
+def test_results_come_after_rows_that_were_written_while_others_were_sent(tmp_path: Path) -> None:
+    (tmp_path / "perplexity.json").write_text(json.dumps([{"label": "YaRN", "window": 64, "perplexity": 2.0}]))
+    handed = threading.Event()
+
+    def more() -> None:
+        if not handed.is_set():
+            run.write(run.folders[0], range(2, 5))
+            run.trackers.evaluation(tmp_path / "perplexity.json")
+            handed.set()
+
+    probe = Probe(log=more)
+    run = Run(tmp_path, probe, steps=(4,))
+    run.train(0, [1])
+    assert handed.wait(ENOUGH)
+    run.trackers.close(COMPLETE)
+    assert probe.steps == [1, 2, 3, 4]
+    assert probe.calls[-3:] == ["log", "evaluation after 4: 1", "finish"]
+
+
 def test_a_tracker_goes_on_after_what_it_has_and_gets_what_it_lacks(tmp_path: Path) -> None:
     probe = Probe(first=3)
     run = Run(tmp_path, probe, steps=(4, 6), finished=1)

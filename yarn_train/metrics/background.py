@@ -129,13 +129,16 @@ class Background:
             self._progress = time.monotonic()
             self._news.wait()
             self._news.clear()
-            ending = self._ending  # before the rows are read: what comes after it is not waited for
-            if first is None and (self._resumed is not None or self._calls):
+            # Before the rows are read: what is handed over while they are sent may belong after rows not read yet.
+            ending, due = self._ending, len(self._calls)
+            if first is None and (self._resumed is not None or due):
                 first = self.tracker.first(self._resumed if self._resumed is not None else self._steps_of_finished())
                 self._sent = first - 1
             if first is not None:
                 self._pass_on(first)
-            while self._calls and not self._let_go:
+            for _ in range(due):
+                if self._let_go:
+                    break
                 self._calls.popleft()(self.tracker)
                 self._progress = time.monotonic()
             if ending is not None and not self._let_go:
