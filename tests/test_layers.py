@@ -103,7 +103,7 @@ OWNERS = {
     "optuna": {"sweep.study", "sweep.optuna_parts"},
     "plotly": {"report.plotly"},
     "liger_kernel": {"model.loss"},
-    "gguf": {"gguf.library"},
+    "gguf": {"gguf.package"},
     "torchao": {"optim.adamw"},
     "peft": {"model.adapters"},
     "lm_eval": {"eval.harness.lm_eval_calls", "eval.harness.language_model", "eval.harness.task"},

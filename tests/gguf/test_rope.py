@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from yarn_train.config import RopeConfig
-from yarn_train.gguf.library import GGUFError
+from yarn_train.gguf.package import GGUFError
 from yarn_train.gguf.rope import RopeKeys, agrees, keys_for
 from yarn_train.rope import hf
 

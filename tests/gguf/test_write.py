@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from yarn_train import export_gguf
 from yarn_train.config import RopeConfig
-from yarn_train.gguf.library import GGUFError
+from yarn_train.gguf.package import GGUFError
 from yarn_train.gguf.source import permuted
 from yarn_train.gguf.write import write_gguf
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rope.base import rope_type
-from .library import GGUFError
+from .package import GGUFError
 
 # Relative. llama.cpp multiplies theta up from pair to pair in float32, which adds up to 4e-6 over the 128 pairs of a
 # head of 256; the nearest wrong table, ends of the ramp not rounded, is 5e-2 away.

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig
 
-from .library import GGUFError
+from .package import GGUFError
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 PERMUTED = frozenset({"llama"})  # rotate neighbours (2i, 2i+1); the others rotate halves, as Hugging Face does

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from .library import GGUFError, library
+from .package import GGUFError, library
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

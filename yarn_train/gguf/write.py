@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .library import GGUFError, library
+from .package import GGUFError, library
 from .rope import BETA_FAST, BETA_SLOW, RopeKeys, keys_for
 from .source import Source, open_source
 from .vocabulary import write_vocabulary
