@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import socket
 import sys
 import traceback
 from typing import Any
 
-from support import ROOT
+from support import ROOT, free_port
 
 from yarn_train import app, cli
 
@@ -47,10 +46,7 @@ def serve() -> None:
     """Start what is ordered until the orders end."""
     for line in sys.stdin:
         order = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pids = []
+        port, pids = free_port(), []
         for rank in range(order["ranks"]):
             pid = os.fork()
             if pid == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ def launch_command(*overrides: str, ranks: int = 0) -> list[str]:
 def child_env() -> dict[str, str]:
     """One thread per process, so that tests in parallel do not fight for cores; no hub."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def metrics(stage: Path) -> list[dict[str, Any]]:

@@ -44,10 +44,8 @@ def _layer(params: Mapping[str, Any], given: Given, notes: list[str]) -> Layer:
     if layer.kind == "longrope":
         return vllm.longrope(layer, params, given, notes)
     if layer.kind == "dynamic":
-        longest = float(given.max_length or 0)
-        table = tables.dynamic(2 * len(layer.inv_freq), layer.theta, layer.factor, longest * layer.factor, longest)
         notes.append("dynamic is fixed at the longest length (not verified)")
-        return Layer(**{**vars(layer), "inv_freq": table})
+        return vllm.fixed(layer, given)
     return layer
 
 

@@ -65,11 +65,16 @@ def _layer(params: Mapping[str, Any], given: Given, now: bool, notes: list[str])
     if layer.kind == "longrope":
         return longrope(layer, params, given, notes)
     if layer.kind == "dynamic":
-        longest = float(given.max_length or 0)
-        table = tables.dynamic(2 * len(layer.inv_freq), layer.theta, layer.factor, longest * layer.factor, longest)
         notes.append("dynamic is fixed at the longest length")
-        return Layer(**{**vars(layer), "inv_freq": table})
+        return fixed(layer, given)
     return layer
+
+
+def fixed(layer: Layer, given: Given) -> Layer:
+    """dynamic as vLLM and SGLang have it: one table, of max_position_embeddings times the factor."""
+    longest = float(given.max_length or 0)
+    table = tables.dynamic(2 * len(layer.inv_freq), layer.theta, layer.factor, longest * layer.factor, longest)
+    return Layer(**{**vars(layer), "inv_freq": table})
 
 
 def longrope(layer: Layer, params: Mapping[str, Any], given: Given, notes: list[str]) -> Layer:
